@@ -1,0 +1,38 @@
+"""adaptx: adaptive-gradient optimizers for JAX that equal their papers, as Optax transformations."""
+
+from adaptx import registry
+from adaptx.optimizers.adagrad.adadelta import AdadeltaState, adadelta, scale_by_adadelta
+from adaptx.optimizers.adagrad.adagrad import AdaGradState, adagrad, scale_by_adagrad
+from adaptx.optimizers.adagrad.adagrad_norm import AdaGradNormState, adagrad_norm, scale_by_adagrad_norm
+from adaptx.optimizers.adagrad.rmsprop import RMSPropState, rmsprop, scale_by_rmsprop
+from adaptx.optimizers.adam.adabound import adabound
+from adaptx.optimizers.adam.adam import AdamState, adam, adamw, scale_by_adam
+from adaptx.optimizers.adam.adamax import AdamaxState, adamax, scale_by_adamax
+from adaptx.optimizers.adam.nadam import NAdamState, nadam, scale_by_nadam
+from adaptx.optimizers.parameter_free.dog import DoGState, dog
+from adaptx.optimizers.trust_ratio.lamb import lamb
+from adaptx.wrappers.zero_small import zero_small
+
+__version__ = "0.1.0"
+
+# In reading order, by family.
+__all__ = [
+    # AdaGrad and its line
+    "adagrad", "scale_by_adagrad", "AdaGradState",
+    "adagrad_norm", "scale_by_adagrad_norm", "AdaGradNormState",
+    "rmsprop", "scale_by_rmsprop", "RMSPropState",
+    "adadelta", "scale_by_adadelta", "AdadeltaState",
+    # Adam and its line
+    "adam", "adamw", "scale_by_adam", "AdamState",
+    "adamax", "scale_by_adamax", "AdamaxState",
+    "nadam", "scale_by_nadam", "NAdamState",
+    "adabound",
+    # Trust ratio
+    "lamb",
+    # Parameter-free
+    "dog", "DoGState",
+    # To chain with any of them
+    "zero_small",
+    # What every optimizer declares
+    "registry",
+]  # fmt: skip

@@ -1,0 +1,183 @@
+"""Lift: a Rule on one array, and a Descent, become an Optax transformation of a pytree.
+
+All that is not the algorithm lives here, once: trees, None leaves, the count, working precision, the clamp of extreme
+gradients, sums over the tree, the casts back, and the checks.
+"""
+
+from __future__ import annotations
+
+import functools
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from adaptx.core import checks
+from adaptx.core.descent import Descent, rate_at
+from adaptx.core.moments import Clock, tree_sum
+from adaptx.core.rounding import bounded, raised, real, rounded, wider
+from adaptx.core.rule import Rule
+
+
+def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTransformationExtraArgs:
+    """The rule as a transformation; with `then`, the ready optimizer. `name` is what errors call it."""
+    owns_rate = "learning_rate" in rule.needs
+    extras = [need for need in rule.needs if need not in ("learning_rate", "params")]
+    uses_params = then is not None and (then.weight_decay is not None or then.scale is not None)
+    required = [*extras, *(["params"] if uses_params or "params" in rule.needs else [])]
+
+    def init(params: Any) -> Any:
+        checks.check_inexact(name, "parameter", params)
+        leaves = jax.tree.leaves(params)
+        abstract = any(isinstance(x, jax.ShapeDtypeStruct) for x in leaves)
+        make = jax.eval_shape if abstract else lambda f, *args: f(*args)
+        return rule.State(
+            count=make(lambda: jnp.zeros([], jnp.int32)),
+            **{field: jax.tree.map(functools.partial(_first, f), params) for field, f in rule.slots.items()},
+            **{field: make(functools.partial(_first_scalar, f), leaves) for field, f in rule.scalars.items()},
+        )
+
+    def enter(g: Array, x: Any, slots: Any, scalars: Any, clock: Any, working: Any, decayed: bool) -> Any:
+        """One leaf in working precision: g, s, x, t as the rule sees them."""
+        count, biases, learning_rate, weight_decay, needs = clock
+        number = functools.partial(jnp.asarray, dtype=real(working))
+        s = rule.State(count=count, **jax.tree.map(lambda a: raised(a, working), {**slots, **scalars}))
+        t = Clock(
+            number(count),
+            tuple(zip(rule.decays, biases, strict=True)),
+            None if learning_rate is None else number(learning_rate),
+            number(weight_decay) if decayed and weight_decay is not None else None,
+            **needs,
+        )
+        return bounded(g.astype(working)), s, None if x is None else x.astype(working), t
+
+    def leave(s: Any, slots: Any) -> Any:
+        """The slots, each back in the dtype it is stored in."""
+        return {field: jax.tree.map(lambda new, old: new.astype(old.dtype), getattr(s, field), slots[field]) for field in slots}
+
+    # Leaves of equal shape and dtype share one trace: with 300 leaves the first call is otherwise twice as long.
+    @functools.partial(jax.jit, static_argnums=(5, 6))
+    def part(g: Array, x: Any, slots: Any, scalars: Any, clock: Any, working: Any, decayed: bool) -> Any:
+        assert rule.part is not None
+        summands, s = rule.part(*enter(g, x, slots, scalars, clock, working, decayed))
+        return summands, leave(s, slots)
+
+    @functools.partial(jax.jit, static_argnums=(5, 6))
+    def step(g: Array, x: Any, slots: Any, scalars: Any, clock: Any, working: Any, decayed: bool) -> Any:
+        u, s, x_raised, t = enter(g, x, slots, scalars, clock, working, decayed)
+        u, s = rule.step(u, s, x_raised, t)
+        if then is not None and not owns_rate:
+            u = then.apply(u, x_raised, t.learning_rate, t.weight_decay)
+        return rounded(u, g.dtype if x is None else wider(g.dtype, x.dtype)), leave(s, slots)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        grads = jax.tree.map(_array, updates, is_leaf=checks.is_none)
+        checks.check_inexact(name, "gradient", grads)
+        checks.require(name, required, {**extra, "params": params})
+        gs, treedef = jax.tree.flatten(grads, is_leaf=checks.is_none)
+        xs: list[Any] = [None] * len(gs)
+        if params is not None:
+            xs = [x if g is None else _array(x) for g, x in zip(gs, checks.aligned(name, grads, params, "parameters"), strict=True)]
+            checks.check_like_params(name, grads, gs, xs)
+        slots = _slots(name, rule, grads, gs, state)
+        live = [i for i, g in enumerate(gs) if g is not None]
+
+        count = optax.safe_increment(state.count)
+        working = {i: wider(jnp.float32, gs[i].dtype, *_dtypes([xs[i], slots[i]])) for i in live}
+        decayed = _expanded(name, then.mask if then else None, params, grads, treedef)
+        rate, decay = (rate_at(then.learning_rate, state.count), rate_at(then.weight_decay, state.count)) if then else (None, None)
+        needs = {need: extra[need] for need in extras}
+        bias = functools.cache(lambda dtype: [b.bias(count.astype(dtype)) for b in rule.decays])
+        clocks = {i: (count, bias(real(working[i])), rate, decay, needs) for i in live}
+        scalars = {field: getattr(state, field) for field in rule.scalars}
+
+        def each(f: Any) -> list[Any]:
+            """f on every leaf that has a gradient; the leaf's own fold of each random key."""
+            folded = _folded(scalars, grads)
+            return [f(gs[i], xs[i], slots[i], folded(i), clocks[i], working[i], decayed[i]) for i in live]
+
+        totals = None
+        if rule.part is not None and live:
+            parts = each(part)
+            summands = [leaf_summands for leaf_summands, _ in parts]
+            totals = jax.tree.map(lambda *leaf: tree_sum(list(leaf), wider(*_dtypes(summands))), *summands)
+            slots = {**slots, **{i: new for i, (_, new) in zip(live, parts, strict=True)}}
+        if rule.advance is not None and (rule.part is None or live):
+            width = wider(jnp.float32, *(real(dtype) for dtype in working.values()))
+            now = rule.State(count=count, **{k: raised(v, width) for k, v in scalars.items()}, **dict.fromkeys(rule.slots))
+            t = Clock(count.astype(width), learning_rate=rate, weight_decay=decay, **needs)
+            new = rule.advance(now, totals, t)
+            scalars = {k: getattr(new, k).astype(v.dtype) if _is_number(v) else getattr(new, k) for k, v in scalars.items()}
+
+        results = each(step)
+        us = {i: u for i, (u, _) in zip(live, results, strict=True)}
+        slots = {**slots, **{i: new for i, (_, new) in zip(live, results, strict=True)}}
+        fields = {f: treedef.unflatten([slots[i][f] for i in range(len(gs))]) for f in rule.slots}
+        return treedef.unflatten([us.get(i) for i in range(len(gs))]), rule.State(count=count, **fields, **scalars)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _array(x: Any) -> Any:
+    """Numpy arrays and Python numbers as JAX sees them."""
+    return jnp.asarray(x) if isinstance(x, np.ndarray | np.generic | complex | float | int) else x
+
+
+def _is_number(a: Any) -> bool:
+    return not jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
+
+
+def _dtypes(tree: Any) -> list[Any]:
+    return [a.dtype for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.inexact)]
+
+
+def _first(slot: Any, x: Any) -> Any:
+    """A slot's first value; for an abstract parameter its shape, dtype and, where the shape is the same, sharding."""
+    if not isinstance(x, jax.ShapeDtypeStruct):
+        return slot(x)
+    like = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=x.sharding if a.shape == x.shape else None)
+    return jax.tree.map(like, jax.eval_shape(slot, x))
+
+
+def _first_scalar(first: Any, leaves: list[Any]) -> Array:
+    """A scalar's first value: float32, or float64 if any parameter is; a random key as it is."""
+    value = first(leaves) if callable(first) else first
+    if isinstance(value, Array) and not _is_number(value):
+        return value
+    return jnp.asarray(value, real(wider(jnp.float32, *(jnp.result_type(x) for x in leaves))))
+
+
+def _slots(name: str, rule: Rule, grads: Any, gs: list[Any], state: Any) -> dict[int, dict[str, Any]]:
+    """State by leaf, its shapes checked against what `init` gives a parameter of the gradient's shape."""
+    expected = functools.cache(lambda f, shape, dtype: jax.eval_shape(rule.slots[f], jax.ShapeDtypeStruct(shape, dtype)))
+    by_field = {f: checks.aligned(name, grads, getattr(state, f), f"state fields `{f}`") for f in rule.slots}
+    for field, slots in by_field.items():
+        for i, g in enumerate(gs):
+            if g is not None:
+                checks.check_slot(name, grads, i, field, slots[i], expected(field, g.shape, g.dtype))
+    return {i: {f: slots[i] for f, slots in by_field.items()} for i in range(len(gs))}
+
+
+def _expanded(name: str, mask: Any, params: Any, grads: Any, treedef: Any) -> list[bool]:
+    """A mask, a prefix tree of bools or a function of the parameters, as one bool for each gradient leaf."""
+    if callable(mask) and jax.tree.leaves(mask) == [mask]:  # a module whose leaves are bools is callable too
+        mask = mask(params)
+    if mask is None:
+        mask = True
+    spread = lambda m, below: jax.tree.map(lambda _: m, below, is_leaf=checks.is_none)
+    try:
+        return [bool(m) for m in treedef.flatten_up_to(jax.tree.map(spread, mask, grads))]
+    except (ValueError, TypeError, jax.errors.TracerBoolConversionError):
+        raise ValueError(f"{name}: mask must be a tree of bools that is a prefix of the parameters' tree") from None
+
+
+def _folded(scalars: dict[str, Any], grads: Any) -> Any:
+    """Leaf i's view of the scalars: random keys folded with its path, so leaf order does not matter."""
+    if all(map(_is_number, scalars.values())):
+        return lambda i: scalars
+    crc = [zlib.crc32(path.encode()) for path in checks.paths(grads)]
+    return lambda i: {k: v if _is_number(v) else jax.random.fold_in(v, crc[i]) for k, v in scalars.items()}

@@ -1,0 +1,148 @@
+"""Moments: moving averages, their bias corrections, and the roots and quotients that stay right at zero.
+
+Everything here works on one array in its working dtype (float32 or wider) and knows no algorithm.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Decay:
+    """A decay rate b together with its complement 1 - b.
+
+    Near 1 the complement is what matters, and a float32 b has already lost it: 1 - float32(0.999) is wrong by 1.3e-5.
+    A Decay keeps both halves, so a traced or injected rate is as exact as a Python float.
+    """
+
+    value: Any
+    complement: Any
+
+    @classmethod
+    def of(cls, b: Any) -> Decay:
+        """A float gives both halves in double precision; a Decay passes; an array gives (b, 1 - b) in its own dtype."""
+        if isinstance(b, Decay):
+            return b
+        if isinstance(b, int | float):
+            return cls(float(b), 1.0 - b)
+        b = jnp.asarray(b)
+        if jnp.finfo(b.dtype).bits < 32:
+            raise ValueError(
+                f"a {b.dtype} decay rate turns 0.999 into 1; give a Python float or a float32 array "
+                "(with optax.inject_hyperparams: hyperparam_dtype=jnp.float32)"
+            )
+        return cls(b, 1 - b)
+
+    def __mul__(self, m: Array) -> Array:
+        if isinstance(self.value, float):
+            return self.value * m
+        return self.value.astype(jnp.finfo(m.dtype).dtype) * m
+
+    def __rsub__(self, one: int) -> Decay:
+        """`1 - b`: the complement, itself a Decay. No other difference is exact, so none is defined."""
+        return Decay(self.complement, self.value) if one == 1 else NotImplemented
+
+    def sqrt(self) -> Decay:
+        """The Decay of sqrt(b); 1 - sqrt(b) = (1 - b) / (1 + sqrt(b)) does not cancel."""
+        root = self.value**0.5
+        return Decay(root, self.complement / (1 + root))
+
+    def bias(self, t: Array) -> Array:
+        """1 - b^t as -expm1(t log b), which does not cancel; t is a count from 1 in the working dtype."""
+        if isinstance(self.value, float):
+            return -jnp.expm1(t * math.log1p(-self.complement)) if self.value else jnp.ones_like(t)
+        return _traced_bias(self.value.astype(t.dtype), self.complement.astype(t.dtype), t)
+
+
+@jax.custom_jvp
+def _traced_bias(value: Array, complement: Array, t: Array) -> Array:
+    del value
+    return -jnp.expm1(t * jnp.log1p(-complement))
+
+
+@_traced_bias.defjvp
+def _traced_bias_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    # d(1 - b^t) = t b^(t-1) d(1 - b): the derivative through log b would be NaN at b = 0. t is a count.
+    value, complement, t = primals
+    return _traced_bias(value, complement, t), t * jnp.power(value, t - 1) * tangents[1]
+
+
+class Clock:
+    """What a step knows besides arrays: the count t (from 1), bias corrections, and what the rule `needs`."""
+
+    def __init__(self, t: Array, biases: Any = (), learning_rate: Any = None, weight_decay: Any = None, **needs: Any):
+        self.t, self.biases = t, biases
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.__dict__.update(needs)
+
+    def bias(self, b: Decay) -> Array:
+        """1 - b^t; already there, once for the whole tree, if the rule lists b among its `decays`."""
+        for listed, value in self.biases:
+            if listed is b:
+                return value
+        return b.bias(self.t)
+
+
+def abs_sq(g: Array) -> Array:
+    """|g|^2, real also for complex g: both parts share one second moment."""
+    return jnp.real(g) ** 2 + jnp.imag(g) ** 2 if jnp.iscomplexobj(g) else g * g
+
+
+def ema(m: Array, g: Array, b: Decay) -> Array:
+    """The moving average b m + (1 - b) g."""
+    return b * m + (1 - b) * g
+
+
+def debias(m: Array, b: Decay, t: Clock) -> Array:
+    """m / (1 - b^t): the average without the weight of its zero start."""
+    return m / t.bias(b)
+
+
+def heavy_ball(b: Array, u: Array, momentum: Decay, nesterov: bool) -> tuple[Array, Array]:
+    """The buffer b <- momentum b + u, as the direction b or, one step ahead, u + momentum b; then the buffer."""
+    b = momentum * b + u
+    return u + momentum * b if nesterov else b, b
+
+
+def tree_sum(parts: list[Array], width: Any) -> Array:
+    """A sum over leaves, sorted first so that leaf order cannot change a bit; an Inf shows as NaN, not as a step of 0."""
+    total = jnp.sum(jnp.sort(jnp.stack([jnp.asarray(p, width) for p in parts]))) if parts else jnp.zeros([], width)
+    return jnp.where(jnp.isinf(total), jnp.nan, total)
+
+
+@jax.custom_jvp
+def safe_sqrt(x: Array) -> Array:
+    """sqrt(x) whose derivative at 0 is 0, not infinite."""
+    return jnp.sqrt(x)
+
+
+@safe_sqrt.defjvp
+def _safe_sqrt_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    root = jnp.sqrt(primals[0])
+    return root, jnp.where(root == 0, 0, 0.5 / jnp.where(root == 0, 1, root)) * tangents[0]
+
+
+@jax.custom_jvp
+def safe_div(n: Array, d: Array) -> Array:
+    """n / d, and 0 where d is 0: nothing was measured there, so nothing moves (the pseudo-inverse)."""
+    return jnp.where(d == 0, 0, n / jnp.where(d == 0, 1, d))
+
+
+@safe_div.defjvp
+def _safe_div_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (n, d), (dn, dd) = primals, tangents
+    q = safe_div(n, d)
+    return q, (dn - q * dd) * jnp.where(d == 0, 0, 1 / jnp.where(d == 0, 1, d))
+
+
+def norm(x: Array) -> Array:
+    """The Euclidean norm of one array of any shape; 0 for an empty one."""
+    return safe_sqrt(jnp.sum(abs_sq(x)))

@@ -1,0 +1,49 @@
+"""Rounding: the dtypes that arithmetic runs in, the clamp on the way in, and the one cast on the way out."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+@functools.cache
+def wider(*dtypes: Any) -> Any:
+    """The dtype that holds all of these: bfloat16 with float16 gives float32, also under strict promotion."""
+    with jax.numpy_dtype_promotion("standard"):
+        return functools.reduce(jnp.promote_types, dtypes)
+
+
+def real(dtype: Any) -> Any:
+    """The dtype of |x|: float32 for complex64."""
+    return jnp.finfo(dtype).dtype
+
+
+def raised(a: Array, working: Any) -> Array:
+    """Stored state in the working precision; keys, counts and codes as they are."""
+    if not jnp.issubdtype(a.dtype, jnp.inexact):
+        return a
+    return a.astype(working if jnp.iscomplexobj(a) else real(working))
+
+
+def bounded(g: Array) -> Array:
+    """|g| clamped so that its square, summed over any tensor, stays finite: 1e12 in float32, 1e150 in float64.
+
+    NaN and Inf pass: a wrong gradient must show. A complex g keeps its phase.
+    """
+    limit = 1e12 if real(g.dtype) == jnp.float32 else 1e150
+    if jnp.iscomplexobj(g):
+        size = jnp.abs(g / limit)
+        return jnp.where((size > 1) & jnp.isfinite(size), g / jnp.where(size > 1, size, 1), g)
+    return jnp.where(jnp.isinf(g), g, jnp.clip(g, -limit, limit))
+
+
+def rounded(u: Array, dtype: Any) -> Array:
+    """The update, rounded once; a finite value beyond float16's range becomes its largest number, not Inf."""
+    if jnp.finfo(dtype).max < jnp.finfo(u.dtype).max and not jnp.iscomplexobj(u):
+        top = float(jnp.finfo(dtype).max)
+        u = jnp.where(jnp.isinf(u), u, jnp.clip(u, -top, top))
+    return u.astype(dtype)

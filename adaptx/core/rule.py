@@ -1,0 +1,79 @@
+"""Rule: an algorithm as equations on ONE array, with what it stores declared beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from adaptx.core.moments import Decay
+from adaptx.core.rounding import real, wider
+
+Slot = Callable[[Any], Any]
+
+
+class Rule:
+    """What the lift needs to run an algorithm on a pytree.
+
+    State: a NamedTuple whose first field is `count`; every other field is a slot or a scalar.
+    step(g, s, x, t) -> (u, s): the equations, on one array. g is the gradient, x the parameter (None if not given),
+        s the State with arrays of this leaf, t the Clock. A rule that needs "learning_rate" emits the signed update.
+    slots: field -> how its first value is made from one parameter array; None leaves the field unused.
+    scalars: field -> first value of a 0-d number of the whole tree: a number, a random key, or a function of the list
+        of parameter arrays (which may be empty). A key reaches each leaf folded with the crc32 of the leaf's path.
+    part(g, s, x, t) -> (summands, s): what this leaf adds to the sums over the tree; it sees the old scalars.
+    advance(s, totals, t) -> s: the new scalars from those sums (None without part); `step` sees the new ones.
+    decays: the Decays whose bias corrections are computed once for the whole tree.
+    needs: what `update` must be given: "params", "value", ...; "learning_rate" if the rule owns the rate, which then
+        arrives as t.learning_rate, with t.weight_decay (None where masked).
+    """
+
+    def __init__(
+        self,
+        State: Any,
+        step: Callable[..., Any],
+        *,
+        decays: tuple[Decay, ...] = (),
+        needs: tuple[str, ...] = (),
+        scalars: Mapping[str, Any] | None = None,
+        part: Callable[..., Any] | None = None,
+        advance: Callable[..., Any] | None = None,
+        **slots: Slot | None,
+    ):
+        self.State, self.step, self.decays, self.needs = State, step, decays, needs
+        self.scalars, self.part, self.advance = dict(scalars or {}), part, advance
+        self.slots = {field: first for field, first in slots.items() if first is not None}
+        if State._fields[0] != "count" or {*State._fields[1:]} < {*self.slots, *self.scalars}:
+            raise TypeError(f"{State.__name__} needs a first field `count` and a field for each slot and scalar")
+
+
+def accumulator_dtype(x: Any) -> Any:
+    """float32 or wider: what a slot like x is stored in."""
+    return wider(jnp.float32, jnp.result_type(x))
+
+
+def zeros(x: Any) -> Array:
+    """A first moment: like the parameter (zeros_like keeps its sharding), float32 or wider, complex if it is."""
+    return jnp.zeros_like(x, dtype=accumulator_dtype(x))
+
+
+def real_zeros(x: Any) -> Array:
+    """A second moment: like the parameter but real."""
+    return jnp.zeros_like(x, dtype=real(accumulator_dtype(x)))
+
+
+def filled(value: Any) -> Slot:
+    """A second moment that starts at a value."""
+    return lambda x: jnp.full_like(x, value, dtype=real(accumulator_dtype(x)))
+
+
+def per_tensor(value: Any) -> Slot:
+    """One real number for each tensor."""
+    return lambda x: jnp.asarray(value, dtype=real(accumulator_dtype(x)))
+
+
+def copied(x: Any) -> Array:
+    """The parameter's first value, in a buffer of its own so that parameters and state can be donated together."""
+    return jnp.array(x, dtype=accumulator_dtype(x), copy=True)

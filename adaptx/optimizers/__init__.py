@@ -1,0 +1,1 @@
+"""One file, one paper (or one inseparable pair); the folders are families."""

@@ -1,0 +1,1 @@
+"""AdaGrad and its line: sums and averages of squared gradients."""

@@ -1,0 +1,133 @@
+"""AdaGrad, diagonal, with the proximal step for l1."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from adaptx.core.descent import Descent, rate_at
+from adaptx.core.lift import lift
+from adaptx.core.moments import Clock, Decay, abs_sq, heavy_ball, safe_div, safe_sqrt
+from adaptx.core.registry import Paper, checked, optimizer
+from adaptx.core.rule import Rule, filled, zeros
+
+
+class AdaGradState(NamedTuple):
+    """The state of AdaGrad."""
+
+    count: Array  # t
+    nu: optax.Params  # s, the sum of squared gradients, real
+    trace: optax.Params | None = None  # the momentum buffer
+
+
+def adagrad_rule(
+    initial_accumulator: Any, eps: Any, eps_root: Any, momentum: Any = None, nesterov: bool = False, l1: Any = None
+) -> Rule:
+    """AdaGrad's equations on one array; with l1 the rule owns the rate, since the threshold depends on it."""
+    momentum = None if momentum is None else Decay.of(momentum)
+
+    def step(g: Array, s: AdaGradState, x: Any, t: Clock) -> tuple[Array, AdaGradState]:
+        nu = s.nu + abs_sq(g)
+        h = safe_sqrt(nu + eps_root) + eps
+        u, trace = safe_div(g, h), None
+        if momentum is not None:
+            u, trace = heavy_ball(s.trace, u, momentum, nesterov)
+        if l1 is not None:
+            u = _proximal(u, h, x, t) - x
+        return u, s._replace(nu=nu, trace=trace)
+
+    def _proximal(u: Array, h: Array, x: Array, t: Clock) -> Array:
+        """The parameter after the step and the shrinkage: exactly zero where it ends within the threshold."""
+        z = x - t.learning_rate * (u if t.weight_decay is None else u + t.weight_decay * x)
+        return jnp.sign(z) * jnp.maximum(jnp.abs(z) - t.learning_rate * safe_div(l1, h), 0)
+
+    return Rule(
+        AdaGradState,
+        step,
+        needs=() if l1 is None else ("learning_rate", "params"),
+        nu=filled(initial_accumulator),
+        trace=None if momentum is None else zeros,
+    )
+
+
+@checked
+def scale_by_adagrad(
+    initial_accumulator: Any = 0.0,
+    eps: Any = 1e-10,
+    *,
+    eps_root: Any = 0.0,
+    momentum: Any = None,
+    nesterov: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """The direction of `adagrad`: u in its equations, before the rate, the decay, the sign and l1."""
+    return lift("scale_by_adagrad", adagrad_rule(initial_accumulator, eps, eps_root, momentum, nesterov))
+
+
+@optimizer(
+    paper=Paper(
+        "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization (Duchi, Hazan, Singer)",
+        2011,
+        "https://jmlr.org/papers/v12/duchi11a.html",
+    ),
+    family="adagrad",
+    direction=scale_by_adagrad,
+    typical_rate=0.1,
+    normalised=True,
+    scale_free=(True, False, True, False),
+    zero_is_fixed=(True, True, True, False),
+    needs=((), (), (), ("params",)),
+    cases=(
+        dict(learning_rate=0.1),
+        dict(learning_rate=0.1, initial_accumulator=0.1, eps=1e-3, eps_root=1e-2, lr_decay=0.1, weight_decay=0.1, mask=True),
+        dict(learning_rate=0.1, momentum=0.8),
+        dict(
+            learning_rate=0.1, initial_accumulator=0.1, eps=1e-3, eps_root=1e-2, lr_decay=0.1, momentum=0.8, nesterov=True,
+            l1=0.05, weight_decay=0.1, mask=True,
+        ),
+    ),
+)  # fmt: skip
+def adagrad(
+    learning_rate: optax.ScalarOrSchedule,
+    initial_accumulator: Any = 0.0,
+    eps: Any = 1e-10,
+    *,
+    eps_root: Any = 0.0,
+    lr_decay: Any = None,
+    momentum: Any = None,
+    nesterov: bool = False,
+    l1: Any = None,
+    weight_decay: Any = None,
+    mask: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    """AdaGrad: every coordinate divided by the root of the sum of its squared gradients.
+
+    Start:
+        s = initial_accumulator
+        b = 0
+    Step t = 1, 2, ...:
+        s = s + g**2
+        h = sqrt(s + eps_root) + eps
+        u = g/h
+        b = momentum*b + u
+        u = u + momentum*b if nesterov else b
+        rate = learning_rate/(1 + (t - 1)*lr_decay)
+        z = x - rate*(u + weight_decay*x)
+        x = sign(z)*maximum(abs(z) - rate*l1/h, 0)
+
+    With `l1` the last line is the paper's composite mirror descent step (its section 5): weights become exactly zero.
+    A coordinate whose gradient has always been zero then has h = eps, a huge threshold, and is cut to zero at once,
+    unless `initial_accumulator` is positive. Momentum is not the paper's; without it b = u. Optax starts s at 0.1 and
+    adds its only eps inside the root; torch's and these defaults are 0, and eps outside.
+    """
+    rule = adagrad_rule(initial_accumulator, eps, eps_root, momentum, nesterov, l1)
+    return lift("adagrad", rule, Descent(_slowed(learning_rate, lr_decay), weight_decay, mask))
+
+
+def _slowed(learning_rate: optax.ScalarOrSchedule, lr_decay: Any) -> Any:
+    """learning_rate / (1 + (t - 1) lr_decay), as a schedule of t - 1."""
+    if lr_decay is None:
+        return learning_rate
+    return lambda count: rate_at(learning_rate, count) / (1 + lr_decay * jnp.asarray(count, float))

@@ -1,0 +1,1 @@
+"""Adam and its line: a first moment over the root of a second."""

@@ -1,0 +1,99 @@
+"""DoG: distance over gradients, a step size without a rate."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from adaptx.core.descent import Descent
+from adaptx.core.lift import lift
+from adaptx.core.moments import Clock, abs_sq, safe_div, safe_sqrt, tree_sum
+from adaptx.core.registry import Paper, optimizer
+from adaptx.core.rounding import real, wider
+from adaptx.core.rule import Rule, accumulator_dtype, copied
+
+
+class DoGState(NamedTuple):
+    """The state of DoG."""
+
+    count: Array  # t
+    initial_params: optax.Params  # x0, a copy
+    distance: Array  # r, the largest distance from x0 so far
+    grad_sq: Array  # s, the sum of squared gradient norms
+
+
+def dog_rule(initial_distance: Any, eps: Any, eps_root: Any) -> Rule:
+    """DoG's equations; both sums run over the whole tree."""
+
+    def first_distance(params: list[Array]) -> Array:
+        width = wider(jnp.float32, *(real(accumulator_dtype(x)) for x in params))
+        squares = [jnp.sum(abs_sq(jnp.asarray(x, accumulator_dtype(x)))) for x in params]
+        return initial_distance * (1 + safe_sqrt(tree_sum(squares, width)))
+
+    def part(g: Array, s: DoGState, x: Array, t: Clock) -> tuple[Any, DoGState]:
+        return (jnp.sum(abs_sq(x - s.initial_params)), jnp.sum(abs_sq(g))), s
+
+    def advance(s: DoGState, totals: tuple[Array, Array], t: Clock) -> DoGState:
+        moved, squares = totals
+        return s._replace(distance=jnp.maximum(s.distance, safe_sqrt(moved)), grad_sq=s.grad_sq + squares)
+
+    def step(g: Array, s: DoGState, x: Array, t: Clock) -> tuple[Array, DoGState]:
+        rate = t.learning_rate * safe_div(s.distance, safe_sqrt(s.grad_sq + eps_root) + eps)
+        return -rate * (g if t.weight_decay is None else g + t.weight_decay * x), s
+
+    return Rule(
+        DoGState,
+        step,
+        needs=("learning_rate", "params"),
+        scalars={"distance": first_distance, "grad_sq": 0.0},
+        part=part,
+        advance=advance,
+        initial_params=copied,
+    )
+
+
+@optimizer(
+    paper=Paper(
+        "DoG is SGD's Best Friend: A Parameter-Free Dynamic Step Size Schedule (Ivgi, Hinder, Carmon)",
+        2023,
+        "https://arxiv.org/abs/2302.12022",
+    ),
+    family="parameter_free",
+    direction="DoG is a rate, not a direction: its step size multiplies the plain gradient and the decay alike",
+    typical_rate=1.0,
+    reduces="tree",
+    needs=("params",),
+    cases=(
+        dict(learning_rate=1.0),
+        dict(learning_rate=0.5, initial_distance=1e-3, eps=1e-3, eps_root=1e-4, weight_decay=0.1, mask=True),
+    ),
+)
+def dog(
+    learning_rate: optax.ScalarOrSchedule = 1.0,
+    *,
+    initial_distance: Any = 1e-6,
+    eps: Any = 0.0,
+    eps_root: Any = 1e-8,
+    weight_decay: Any = None,
+    mask: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    """DoG: SGD whose rate is the distance travelled over the root of the sum of squared gradient norms.
+
+    Start:
+        x0 = x
+        r = initial_distance*(1 + norm(x0))
+        s = 0
+    Step t = 1, 2, ...:
+        r = maximum(r, norm(x - x0))
+        s = s + norm(g)**2
+        rate = learning_rate*r/(sqrt(s + eps_root) + eps)
+        x = x - rate*(g + weight_decay*x)
+
+    Norms run over all parameters. The learning rate is the paper's c, best left at 1; average the iterates for the
+    paper's results. Weight decay is decoupled, times the whole rate; the authors' code adds it to the gradient, so that
+    it also enters s. Networks with batch normalisation start better from initial_distance=1e-4.
+    """
+    return lift("dog", dog_rule(initial_distance, eps, eps_root), Descent(learning_rate, weight_decay, mask))

@@ -1,0 +1,1 @@
+"""Steps rescaled to the size of the parameters."""

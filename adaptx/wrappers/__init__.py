@@ -1,0 +1,1 @@
+"""Transformations to chain with, or that take, any transformation."""

@@ -1,0 +1,66 @@
+"""Cases: what a law is applied to, each a registry entry with one of its keyword dicts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from adaptx.registry import OPTIMIZERS, Entry
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Case:
+    """One optimizer with one complete keyword dict. A planted defect is a Case whose factory is broken."""
+
+    entry: Entry
+    index: int
+    factory: Callable[..., optax.GradientTransformationExtraArgs]
+    kwargs: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        return f"{self.entry.name}-{self.index}"
+
+    def tx(self, **changes: Any) -> optax.GradientTransformationExtraArgs:
+        """The transformation, with some arguments changed."""
+        return self.factory(**{**self.kwargs, **changes})
+
+    def flag(self, name: str) -> Any:
+        """A registry flag of this case: reduces, needs, normalised, odd, scale_free, zero_is_fixed, emits."""
+        return getattr(self.entry, name)[self.index]
+
+    def broken(self, wrap: Callable[[optax.GradientTransformationExtraArgs], Any]) -> Case:
+        """The same case with a defect: `wrap` gets the sound transformation and returns a faulty one."""
+        return dataclasses.replace(self, factory=lambda **kwargs: wrap(self.factory(**kwargs)))
+
+
+CASES = [
+    Case(entry, i, entry.factory, kwargs) for entry in OPTIMIZERS.values() for i, kwargs in enumerate(entry.cases)
+]
+# Tier O: the default case and the one with all arguments.
+PER_OPTIMIZER = [case for case in CASES if case.index in (0, len(case.entry.cases) - 1)]
+
+
+def params_like(dtype: Any = jnp.float32, seed: int = 0) -> dict[str, Any]:
+    """A small tree with a matrix, a vector and a number; entries of size about 1, none near zero."""
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape: int) -> jax.Array:
+        x = rng.choice([-1.0, 1.0], shape) * rng.uniform(0.5, 1.5, shape)
+        if np.issubdtype(dtype, np.complexfloating):
+            x = x + 1j * rng.choice([-1.0, 1.0], shape) * rng.uniform(0.5, 1.5, shape)
+        return jnp.asarray(x, dtype)
+
+    return {"b": draw(2), "s": draw(), "w": draw(3, 2)}
+
+
+def grads_like(steps: int, dtype: Any = jnp.float32, seed: int = 1) -> dict[str, Any]:
+    """`steps` gradients of that tree, stacked on a leading axis."""
+    each = [params_like(dtype, seed + 1000 * (i + 1)) for i in range(steps)]
+    return jax.tree.map(lambda *gs: jnp.stack(gs), *each)

@@ -1,0 +1,56 @@
+"""What a law is: a check on a Case that raises when it does not hold, with a planted defect that it must catch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from tests.conformance.cases import CASES, PER_OPTIMIZER, Case
+
+
+@dataclasses.dataclass(frozen=True)
+class Law:
+    """`check(case)` raises AssertionError when the law does not hold."""
+
+    id: str
+    tier: str  # "C": every case; "O": each optimizer's default case and its all-arguments case
+    check: Callable[[Case], None]
+    plant: Callable[[Case], Case]  # turns a sound case into a faulty one that the law must catch
+    planted_on: str  # the optimizer the defect is planted in
+    applies: Callable[[Case], bool]  # a declared flag of the registry, never a list of names
+
+    @property
+    def title(self) -> str:
+        return (self.check.__doc__ or "").strip().splitlines()[0]
+
+    def cases(self, every: bool = False) -> list[Case]:
+        """The cases of its tier that it applies to; `every` for `make test-all`."""
+        return [case for case in (CASES if every or self.tier == "C" else PER_OPTIMIZER) if self.applies(case)]
+
+
+LAWS: dict[str, Law] = {}
+
+
+def law(
+    id: str,
+    tier: str,
+    plant: Callable[[Case], Case],
+    planted_on: str = "adam",
+    applies: Callable[[Case], bool] = lambda case: True,
+) -> Callable[[Callable[[Case], None]], Callable[[Case], None]]:
+    """Registers a law. Its docstring's first line is its statement."""
+
+    def register(check: Callable[[Case], None]) -> Callable[[Case], None]:
+        assert id not in LAWS, f"law {id} is there twice"
+        LAWS[id] = Law(id, tier, check, plant, planted_on, applies)
+        return check
+
+    return register
+
+
+def leaves_named(tree: Any) -> list[tuple[str, Any]]:
+    """Leaves with their paths, for messages."""
+    import jax
+
+    return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]

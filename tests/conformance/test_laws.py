@@ -1,0 +1,45 @@
+"""Every law on every case of its tier; the ledger of exceptions; and each law against its planted defect."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+import tests.conformance.laws  # noqa: F401  (registers the laws)
+from tests.conformance.cases import CASES, Case
+from tests.conformance.law import LAWS, Law
+from tests.conformance.ledger import LEDGER
+
+
+def _parameters() -> list[object]:
+    rows = []
+    for law in LAWS.values():
+        for case in law.cases(every=True):
+            marks: list[pytest.MarkDecorator] = []
+            if case not in law.cases():
+                marks.append(pytest.mark.slow)
+            elif case.index:
+                marks.append(pytest.mark.suite)
+            if (law.id, case.id) in LEDGER:
+                marks.append(pytest.mark.xfail(strict=True, raises=AssertionError, reason=LEDGER[law.id, case.id]))
+            rows.append(pytest.param(law, case, id=f"{law.id}-{case.id}", marks=marks))
+    return rows
+
+
+@pytest.mark.parametrize(("law", "case"), _parameters())
+def test_law(law: Law, case: Case) -> None:
+    law.check(case)
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+def test_law_catches_its_planted_defect(law: Law) -> None:
+    sound = next(case for case in law.cases() if case.entry.name == law.planted_on)
+    with pytest.raises(AssertionError):
+        law.check(dataclasses.replace(law.plant(sound)))
+
+
+def test_ledger_names_laws_and_cases() -> None:
+    ids = {case.id for case in CASES}
+    for law, case in LEDGER:
+        assert law in LAWS and case in ids and LEDGER[law, case]

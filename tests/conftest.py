@@ -1,0 +1,34 @@
+"""Every test runs on 8 fake CPU devices, with implicit rank promotion an error."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+import contextlib  # noqa: E402  (XLA reads its flags when jax is imported)
+from collections.abc import Iterator  # noqa: E402
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@contextlib.contextmanager
+def x64(on: bool = True) -> Iterator[None]:
+    """64-bit numbers inside the block only."""
+    before = bool(jax.config.read("jax_enable_x64"))
+    jax.config.update("jax_enable_x64", on)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+@pytest.fixture
+def strict() -> Iterator[None]:
+    """Strict dtype promotion: for calls that run our code only, since Optax's own Adam fails under it."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
