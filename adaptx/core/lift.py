@@ -19,8 +19,8 @@ from jax import Array
 from adaptx.core import checks
 from adaptx.core.descent import Descent, rate_at
 from adaptx.core.moments import Clock, tree_sum
-from adaptx.core.rounding import bounded, raised, real, rounded, wider
-from adaptx.core.rule import Rule
+from adaptx.core.rounding import bounded, bounded_in_sums, raised, real, rounded, wider
+from adaptx.core.rule import Rule, copied
 
 
 def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTransformationExtraArgs:
@@ -53,7 +53,7 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
             number(weight_decay) if decayed and weight_decay is not None else None,
             **needs,
         )
-        return bounded(g.astype(working)), s, None if x is None else x.astype(working), t
+        return g.astype(working), s, None if x is None else x.astype(working), t
 
     def leave(s: Any, slots: Any) -> Any:
         """The slots, each back in the dtype it is stored in."""
@@ -63,16 +63,24 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
     @functools.partial(jax.jit, static_argnums=(5, 6))
     def part(g: Array, x: Any, slots: Any, scalars: Any, clock: Any, working: Any, decayed: bool) -> Any:
         assert rule.part is not None
-        summands, s = rule.part(*enter(g, x, slots, scalars, clock, working, decayed))
+        g, s, x, t = enter(g, x, slots, scalars, clock, working, decayed)
+        summands, s = rule.part(bounded_in_sums(g), s, x, t)
         return summands, leave(s, slots)
 
     @functools.partial(jax.jit, static_argnums=(5, 6))
     def step(g: Array, x: Any, slots: Any, scalars: Any, clock: Any, working: Any, decayed: bool) -> Any:
-        u, s, x_raised, t = enter(g, x, slots, scalars, clock, working, decayed)
-        u, s = rule.step(u, s, x_raised, t)
+        emitted = g.dtype if x is None else wider(g.dtype, x.dtype)
+        g, s, x, t = enter(g, x, slots, scalars, clock, working, decayed)
+        # The clamp hides an Inf. g - g is 0, or NaN where g is not finite; added to a moment it costs no more reading.
+        moment = next((f for f in slots if rule.slots[f] is not copied and jnp.shape(slots[f]) == g.shape), None)
+        if moment is None:
+            g = bounded(g) + (g - g)
+        else:
+            g, s = bounded(g), s._replace(**{moment: getattr(s, moment) + (g - g)})
+        u, s = rule.step(g, s, x, t)
         if then is not None and not owns_rate:
-            u = then.apply(u, x_raised, t.learning_rate, t.weight_decay)
-        return rounded(u, g.dtype if x is None else wider(g.dtype, x.dtype)), leave(s, slots)
+            u = then.apply(u, x, t.learning_rate, t.weight_decay)
+        return rounded(u, emitted), leave(s, slots)
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         grads = jax.tree.map(_array, updates, is_leaf=checks.is_none)
@@ -86,7 +94,7 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
         slots = _slots(name, rule, grads, gs, state)
         live = [i for i, g in enumerate(gs) if g is not None]
 
-        count = optax.safe_increment(state.count)
+        count = state.count + (state.count < jnp.iinfo(jnp.int32).max).astype(jnp.int32)  # saturates
         working = {i: wider(jnp.float32, gs[i].dtype, *_dtypes([xs[i], slots[i]])) for i in live}
         decayed = _expanded(name, then.mask if then else None, params, grads, treedef)
         rate, decay = (rate_at(then.learning_rate, state.count), rate_at(then.weight_decay, state.count)) if then else (None, None)
@@ -104,7 +112,8 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
         if rule.part is not None and live:
             parts = each(part)
             summands = [leaf_summands for leaf_summands, _ in parts]
-            totals = jax.tree.map(lambda *leaf: tree_sum(list(leaf), wider(*_dtypes(summands))), *summands)
+            width = wider(jnp.float32, *_dtypes(summands))
+            totals = jax.tree.map(lambda *leaf: tree_sum(list(leaf), width), *summands)
             slots = {**slots, **{i: new for i, (_, new) in zip(live, parts, strict=True)}}
         if rule.advance is not None and (rule.part is None or live):
             width = wider(jnp.float32, *(real(dtype) for dtype in working.values()))

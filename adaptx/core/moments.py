@@ -132,8 +132,10 @@ def _safe_sqrt_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
 
 @jax.custom_jvp
 def safe_div(n: Array, d: Array) -> Array:
-    """n / d, and 0 where d is 0: nothing was measured there, so nothing moves (the pseudo-inverse)."""
-    return jnp.where(d == 0, 0, n / jnp.where(d == 0, 1, d))
+    """n / d for d >= 0, and 0 where d is 0: nothing was measured there, so nothing moves (the pseudo-inverse)."""
+    if jnp.iscomplexobj(n):
+        return jnp.where(d == 0, 0, n / jnp.where(d == 0, 1, d))
+    return n / jax.lax.select(d == 0, jnp.full_like(d, jnp.inf), d)  # jnp.where would be a call for each leaf
 
 
 @safe_div.defjvp
@@ -141,6 +143,13 @@ def _safe_div_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     (n, d), (dn, dd) = primals, tangents
     q = safe_div(n, d)
     return q, (dn - q * dd) * jnp.where(d == 0, 0, 1 / jnp.where(d == 0, 1, d))
+
+
+def divide(n: Array, root: Array, eps: Any) -> Array:
+    """n / (root + eps), and 0 where that denominator is 0; a positive number eps spares the test."""
+    if isinstance(eps, int | float) and eps > 1e-37:
+        return n / (root + eps)
+    return safe_div(n, root + eps)
 
 
 def norm(x: Array) -> Array:

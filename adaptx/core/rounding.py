@@ -29,16 +29,28 @@ def raised(a: Array, working: Any) -> Array:
     return a.astype(working if jnp.iscomplexobj(a) else real(working))
 
 
-def bounded(g: Array) -> Array:
-    """|g| clamped so that its square, summed over any tensor, stays finite: 1e12 in float32, 1e150 in float64.
+_LIMIT = {jnp.dtype(jnp.float32): 1e12, jnp.dtype(jnp.float64): 1e150}
 
-    NaN and Inf pass: a wrong gradient must show. A complex g keeps its phase.
+
+def bounded(g: Array) -> Array:
+    """|g| clamped so that its square, summed over any tensor, stays finite; a complex g keeps its phase. NaN passes.
+
+    A plain clamp, so that XLA computes it again in each kernel that reads g instead of storing it; it hides an Inf,
+    which the lift shows otherwise.
     """
-    limit = 1e12 if real(g.dtype) == jnp.float32 else 1e150
+    limit = _LIMIT[real(g.dtype)]
     if jnp.iscomplexobj(g):
         size = jnp.abs(g / limit)
-        return jnp.where((size > 1) & jnp.isfinite(size), g / jnp.where(size > 1, size, 1), g)
-    return jnp.where(jnp.isinf(g), g, jnp.clip(g, -limit, limit))
+        return jnp.where((size > 1) & jnp.isfinite(size), g / jnp.where(size > 1, size, 1).astype(g.dtype), g)
+    return jax.lax.clamp(jnp.asarray(-limit, g.dtype), g, jnp.asarray(limit, g.dtype))
+
+
+def bounded_in_sums(g: Array) -> Array:
+    """The same clamp in operations that XLA's fused reductions take in; Inf becomes NaN."""
+    if jnp.iscomplexobj(g):
+        return bounded(g)
+    limit = 1.000001 * _LIMIT[g.dtype]  # were it the same constant, XLA would store it as an array for both
+    return jnp.sign(g) * jnp.minimum(jnp.abs(g), limit) + 0 * g
 
 
 def rounded(u: Array, dtype: Any) -> Array:

@@ -9,7 +9,7 @@ from jax import Array
 
 from adaptx.core.descent import Descent
 from adaptx.core.lift import lift
-from adaptx.core.moments import Clock, Decay, abs_sq, ema, safe_div, safe_sqrt
+from adaptx.core.moments import Clock, Decay, abs_sq, divide, ema, safe_sqrt
 from adaptx.core.registry import Paper, checked, optimizer
 from adaptx.core.rule import Rule, real_zeros
 
@@ -28,7 +28,7 @@ def adadelta_rule(b2: Any, eps: Any, eps_root: Any) -> Rule:
 
     def step(g: Array, s: AdadeltaState, x: Any, t: Clock) -> tuple[Array, AdadeltaState]:
         v = ema(s.nu, abs_sq(g), b2)
-        u = safe_div(safe_sqrt(s.delta_sq + eps_root) * g, safe_sqrt(v + eps_root) + eps)
+        u = divide(safe_sqrt(s.delta_sq + eps_root) * g, safe_sqrt(v + eps_root), eps)
         return u, s._replace(nu=v, delta_sq=ema(s.delta_sq, abs_sq(u), b2))
 
     return Rule(AdadeltaState, step, nu=real_zeros, delta_sq=real_zeros)

@@ -10,7 +10,7 @@ from jax import Array
 
 from adaptx.core.descent import Descent, rate_at
 from adaptx.core.lift import lift
-from adaptx.core.moments import Clock, Decay, abs_sq, heavy_ball, safe_div, safe_sqrt
+from adaptx.core.moments import Clock, Decay, abs_sq, divide, heavy_ball, safe_sqrt
 from adaptx.core.registry import Paper, checked, optimizer
 from adaptx.core.rule import Rule, filled, zeros
 
@@ -31,18 +31,18 @@ def adagrad_rule(
 
     def step(g: Array, s: AdaGradState, x: Any, t: Clock) -> tuple[Array, AdaGradState]:
         nu = s.nu + abs_sq(g)
-        h = safe_sqrt(nu + eps_root) + eps
-        u, trace = safe_div(g, h), None
+        root = safe_sqrt(nu + eps_root)
+        u, trace = divide(g, root, eps), None
         if momentum is not None:
             u, trace = heavy_ball(s.trace, u, momentum, nesterov)
         if l1 is not None:
-            u = _proximal(u, h, x, t) - x
+            u = _proximal(u, root, x, t) - x
         return u, s._replace(nu=nu, trace=trace)
 
-    def _proximal(u: Array, h: Array, x: Array, t: Clock) -> Array:
+    def _proximal(u: Array, root: Array, x: Array, t: Clock) -> Array:
         """The parameter after the step and the shrinkage: exactly zero where it ends within the threshold."""
         z = x - t.learning_rate * (u if t.weight_decay is None else u + t.weight_decay * x)
-        return jnp.sign(z) * jnp.maximum(jnp.abs(z) - t.learning_rate * safe_div(l1, h), 0)
+        return jnp.sign(z) * jnp.maximum(jnp.abs(z) - t.learning_rate * divide(l1, root, eps), 0)
 
     return Rule(
         AdaGradState,

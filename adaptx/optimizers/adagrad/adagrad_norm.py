@@ -10,7 +10,7 @@ from jax import Array
 
 from adaptx.core.descent import Descent
 from adaptx.core.lift import lift
-from adaptx.core.moments import Clock, abs_sq, safe_div, safe_sqrt
+from adaptx.core.moments import Clock, abs_sq, divide, safe_sqrt
 from adaptx.core.registry import Paper, checked, optimizer
 from adaptx.core.rule import Rule, per_tensor
 
@@ -25,25 +25,21 @@ class AdaGradNormState(NamedTuple):
 def adagrad_norm_rule(initial_accumulator: Any, eps: Any, eps_root: Any, per: str) -> Rule:
     """AdaGrad-Norm's equations; the two forms differ in where the sum lives."""
 
-    def scaled(g: Array, s: AdaGradNormState) -> Array:
-        return safe_div(g, safe_sqrt(s.nu + eps_root) + eps)
+    def part_of_tensor(g: Array, s: AdaGradNormState, x: Any, t: Clock) -> tuple[Any, AdaGradNormState]:
+        return (), s._replace(nu=s.nu + jnp.sum(abs_sq(g)))
 
-    def part(g: Array, s: AdaGradNormState, x: Any, t: Clock) -> tuple[Array, AdaGradNormState]:
+    def part_of_tree(g: Array, s: AdaGradNormState, x: Any, t: Clock) -> tuple[Any, AdaGradNormState]:
         return jnp.sum(abs_sq(g)), s
 
     def advance(s: AdaGradNormState, total: Array, t: Clock) -> AdaGradNormState:
         return s._replace(nu=s.nu + total)
 
-    def step_of_tree(g: Array, s: AdaGradNormState, x: Any, t: Clock) -> tuple[Array, AdaGradNormState]:
-        return scaled(g, s), s
-
-    def step_of_tensor(g: Array, s: AdaGradNormState, x: Any, t: Clock) -> tuple[Array, AdaGradNormState]:
-        s = advance(s, jnp.sum(abs_sq(g)), t)
-        return scaled(g, s), s
+    def step(g: Array, s: AdaGradNormState, x: Any, t: Clock) -> tuple[Array, AdaGradNormState]:
+        return divide(g, safe_sqrt(s.nu + eps_root), eps), s
 
     if per == "tree":
-        return Rule(AdaGradNormState, step_of_tree, part=part, advance=advance, scalars={"nu": initial_accumulator})
-    return Rule(AdaGradNormState, step_of_tensor, nu=per_tensor(initial_accumulator))
+        return Rule(AdaGradNormState, step, part=part_of_tree, advance=advance, scalars={"nu": initial_accumulator})
+    return Rule(AdaGradNormState, step, part=part_of_tensor, nu=per_tensor(initial_accumulator))
 
 
 @checked

@@ -10,7 +10,7 @@ from jax import Array
 
 from adaptx.core.descent import Descent
 from adaptx.core.lift import lift
-from adaptx.core.moments import Clock, Decay, abs_sq, debias, ema, heavy_ball, safe_div, safe_sqrt
+from adaptx.core.moments import Clock, Decay, abs_sq, debias, divide, ema, heavy_ball, safe_sqrt
 from adaptx.core.registry import Paper, checked, optimizer
 from adaptx.core.rule import Rule, filled, zeros
 
@@ -45,7 +45,7 @@ def rmsprop_rule(
             mean = None if m is None else debias(m, b2, t)
         if mean is not None:
             variance = jnp.maximum(variance - abs_sq(mean), 0)  # rounding can make it negative
-        u, trace = safe_div(g, safe_sqrt(variance + eps_root) + eps), None
+        u, trace = divide(g, safe_sqrt(variance + eps_root), eps), None
         if momentum is not None:
             u, trace = heavy_ball(s.trace, u, momentum, nesterov)
         return u, s._replace(nu=v, mu=m, trace=trace)

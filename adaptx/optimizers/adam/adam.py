@@ -10,7 +10,7 @@ from jax import numpy as jnp
 
 from adaptx.core.descent import Descent
 from adaptx.core.lift import lift
-from adaptx.core.moments import Clock, Decay, abs_sq, debias, ema, safe_div, safe_sqrt
+from adaptx.core.moments import Clock, Decay, abs_sq, debias, divide, ema, safe_sqrt
 from adaptx.core.registry import Paper, checked, optimizer
 from adaptx.core.rule import Rule, real_zeros, zeros
 
@@ -34,7 +34,7 @@ def adam_rule(b1: Any, b2: Any, eps: Any, eps_root: Any, amsgrad: bool = False) 
         v_max = jnp.maximum(s.nu_max, v) if amsgrad else None
         m_hat = debias(m, b1, t)
         v_hat = debias(v if v_max is None else v_max, b2, t)
-        return safe_div(m_hat, safe_sqrt(v_hat + eps_root) + eps), s._replace(mu=m, nu=v, nu_max=v_max)
+        return divide(m_hat, safe_sqrt(v_hat + eps_root), eps), s._replace(mu=m, nu=v, nu_max=v_max)
 
     return Rule(AdamState, step, decays=(b1, b2), mu=zeros, nu=real_zeros, nu_max=real_zeros if amsgrad else None)
 

@@ -10,7 +10,7 @@ from jax import Array
 
 from adaptx.core.descent import Descent
 from adaptx.core.lift import lift
-from adaptx.core.moments import Clock, Decay, debias, ema, safe_div
+from adaptx.core.moments import Clock, Decay, debias, divide, ema
 from adaptx.core.registry import Paper, checked, optimizer
 from adaptx.core.rule import Rule, real_zeros, zeros
 
@@ -30,7 +30,7 @@ def adamax_rule(b1: Any, b2: Any, eps: Any) -> Rule:
     def step(g: Array, s: AdamaxState, x: Any, t: Clock) -> tuple[Array, AdamaxState]:
         m = ema(s.mu, g, b1)
         v = jnp.maximum(b2 * s.nu, jnp.abs(g))
-        return safe_div(debias(m, b1, t), v + eps), s._replace(mu=m, nu=v)
+        return divide(debias(m, b1, t), v, eps), s._replace(mu=m, nu=v)
 
     return Rule(AdamaxState, step, decays=(b1,), mu=zeros, nu=real_zeros)
 

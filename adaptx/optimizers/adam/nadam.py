@@ -11,7 +11,7 @@ from jax import Array
 
 from adaptx.core.descent import Descent
 from adaptx.core.lift import lift
-from adaptx.core.moments import Clock, Decay, abs_sq, debias, ema, safe_div, safe_sqrt
+from adaptx.core.moments import Clock, Decay, abs_sq, debias, divide, ema, safe_sqrt
 from adaptx.core.registry import Paper, checked, optimizer
 from adaptx.core.rule import Rule, real_zeros, zeros
 
@@ -46,7 +46,7 @@ def nadam_rule(b1: Any, b2: Any, eps: Any, eps_root: Any, momentum_decay: Any) -
         now, following = momentum(t.t), momentum(t.t + 1)
         next_bias = ema(s.mu_bias, jnp.ones_like(t.t), following)
         m_hat = (1 - now) * g / s.mu_bias + following * m / next_bias
-        return safe_div(m_hat, safe_sqrt(debias(v, b2, t) + eps_root) + eps), s._replace(mu=m, nu=v)
+        return divide(m_hat, safe_sqrt(debias(v, b2, t) + eps_root), eps), s._replace(mu=m, nu=v)
 
     return Rule(NAdamState, step, decays=(b2,), scalars={"mu_bias": 0.0}, advance=advance, mu=zeros, nu=real_zeros)
 

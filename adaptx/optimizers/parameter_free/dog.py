@@ -10,7 +10,7 @@ from jax import Array
 
 from adaptx.core.descent import Descent
 from adaptx.core.lift import lift
-from adaptx.core.moments import Clock, abs_sq, safe_div, safe_sqrt, tree_sum
+from adaptx.core.moments import Clock, abs_sq, divide, safe_sqrt, tree_sum
 from adaptx.core.registry import Paper, optimizer
 from adaptx.core.rounding import real, wider
 from adaptx.core.rule import Rule, accumulator_dtype, copied
@@ -41,7 +41,7 @@ def dog_rule(initial_distance: Any, eps: Any, eps_root: Any) -> Rule:
         return s._replace(distance=jnp.maximum(s.distance, safe_sqrt(moved)), grad_sq=s.grad_sq + squares)
 
     def step(g: Array, s: DoGState, x: Array, t: Clock) -> tuple[Array, DoGState]:
-        rate = t.learning_rate * safe_div(s.distance, safe_sqrt(s.grad_sq + eps_root) + eps)
+        rate = t.learning_rate * divide(s.distance, safe_sqrt(s.grad_sq + eps_root), eps)
         return -rate * (g if t.weight_decay is None else g + t.weight_decay * x), s
 
     return Rule(
