@@ -72,7 +72,7 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
         emitted = g.dtype if x is None else wider(g.dtype, x.dtype)
         g, s, x, t = enter(g, x, slots, scalars, clock, working, decayed)
         # The clamp hides an Inf. g - g is 0, or NaN where g is not finite; added to a moment it costs no more reading.
-        moment = next((f for f in slots if rule.slots[f] is not copied and jnp.shape(slots[f]) == g.shape), None)
+        moment = next((f for f in slots if rule.slots[f] is not copied and getattr(slots[f], "shape", None) == g.shape), None)
         if moment is None:
             g = bounded(g) + (g - g)
         else:
