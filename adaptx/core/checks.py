@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
 
@@ -46,33 +48,47 @@ def aligned(name: str, grads: Any, other: Any, what: str) -> list[Any]:
         raise ValueError(f"{name}: gradients and {what} differ as trees: {found or 'the containers differ'}") from None
 
 
-def check_like_params(name: str, grads: Any, leaves: list[Any], params: list[Any]) -> None:
-    """Each gradient has its parameter's shape, and is complex exactly where the parameter is."""
-    pairs = [(i, g, x) for i, (g, x) in enumerate(zip(leaves, params, strict=True)) if g is not None]
-    try:
-        for _, g, x in pairs:
+def array(x: Any) -> Any:
+    """Numpy arrays and Python numbers as JAX sees them; anything else as it is."""
+    return jnp.asarray(x) if isinstance(x, np.ndarray | np.generic | complex | float | int) else x
+
+
+def matching_params(name: str, grads: Any, gs: list[Any], params: Any) -> list[Any]:
+    """The parameter of each gradient: of its shape, and complex exactly where it is."""
+    if params is None:
+        return [None] * len(gs)
+    xs = [x if g is None else array(x) for g, x in zip(gs, aligned(name, grads, params, "parameters"), strict=True)]
+    for i, (g, x) in enumerate(zip(gs, xs, strict=True)):
+        if g is None:
+            continue
+        if not hasattr(x, "shape"):
+            raise ValueError(f"{name}: only the gradients have a leaf at {paths(grads)[i]}, not the parameters")
+        try:
             chex.assert_equal_shape([g, x])
-    except (AssertionError, AttributeError, ValueError, TypeError):
-        for i, g, x in pairs:
-            if not hasattr(x, "shape"):
-                raise ValueError(f"{name}: only the gradients have a leaf at {paths(grads)[i]}, not the parameters") from None
-            if g.shape != x.shape:
-                raise ValueError(
-                    f"{name}: the gradient at {paths(grads)[i]} has shape {g.shape}, its parameter {x.shape}"
-                ) from None
-        raise
-    for i, g, x in pairs:
+        except AssertionError:
+            found = f"has shape {g.shape}, its parameter {x.shape}"
+            raise ValueError(f"{name}: the gradient at {paths(grads)[i]} {found}") from None
         if jnp.iscomplexobj(g) != jnp.iscomplexobj(x):
             raise TypeError(f"{name}: the gradient at {paths(grads)[i]} is {g.dtype}, its parameter {x.dtype}")
+    return xs
 
 
-def check_slot(name: str, grads: Any, i: int, field: str, slot: Any, expected: Any) -> None:
-    """One leaf of the state has the structure and shapes that `init` gives a parameter of the gradient's shape."""
-    shapes = [jax.tree.map(jnp.shape, tree) for tree in (slot, expected)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            f"{name}: the gradient at {paths(grads)[i]} needs state `{field}` of shape {shapes[1]}, got {shapes[0]}"
-        )
+def matching_state(name: str, grads: Any, gs: list[Any], state: Any, slots: Any) -> dict[int, dict[str, Any]]:
+    """The state of each gradient leaf by field, with the shapes that `init` gives a parameter of that shape."""
+    expected = functools.cache(
+        lambda field, shape, dtype: _shapes(jax.eval_shape(slots[field], jax.ShapeDtypeStruct(shape, dtype)))
+    )
+    by_field = {field: aligned(name, grads, tree, f"state fields `{field}`") for field, tree in state.items()}
+    for field, leaves in by_field.items():
+        for i, (g, slot) in enumerate(zip(gs, leaves, strict=True)):
+            if g is not None and _shapes(slot) != expected(field, g.shape, g.dtype):
+                found = f"needs state `{field}` of shape {expected(field, g.shape, g.dtype)}, got {_shapes(slot)}"
+                raise ValueError(f"{name}: the gradient at {paths(grads)[i]} {found}")
+    return {i: {field: leaves[i] for field, leaves in by_field.items()} for i in range(len(gs))}
+
+
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(jnp.shape, tree)
 
 
 def require(name: str, needs: Any, given: dict[str, Any]) -> None:

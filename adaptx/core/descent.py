@@ -24,6 +24,10 @@ class Descent(NamedTuple):
             u = self.scale(u, x)
         return -learning_rate * u
 
+    def rates(self, count: Array) -> tuple[Any, Any]:
+        """The learning rate and the weight decay after `count` steps."""
+        return rate_at(self.learning_rate, count), rate_at(self.weight_decay, count)
+
 
 def rate_at(rate: Any, count: Array) -> Any:
     """The value of a number, array or schedule; a schedule is asked for step 0 first."""

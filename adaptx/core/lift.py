@@ -12,12 +12,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import Array
 
 from adaptx.core import checks
-from adaptx.core.descent import Descent, rate_at
+from adaptx.core.descent import Descent
 from adaptx.core.moments import Clock, tree_sum
 from adaptx.core.rounding import bounded, bounded_in_sums, raised, real, rounded, wider
 from adaptx.core.rule import Rule, copied
@@ -44,25 +43,19 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
     def enter(g: Array, x: Any, slots: Any, scalars: Any, clock: Any, working: Any, decayed: bool) -> Any:
         """One leaf in working precision: g, s, x, t as the rule sees them."""
         count, biases, learning_rate, weight_decay, needs = clock
-        number = functools.partial(jnp.asarray, dtype=real(working))
+        number = lambda v: None if v is None else jnp.asarray(v, real(working))
         s = rule.State(count=count, **jax.tree.map(lambda a: raised(a, working), {**slots, **scalars}))
-        t = Clock(
-            number(count),
-            tuple(zip(rule.decays, biases, strict=True)),
-            None if learning_rate is None else number(learning_rate),
-            number(weight_decay) if decayed and weight_decay is not None else None,
-            **needs,
-        )
+        listed = tuple(zip(rule.decays, biases, strict=True))
+        t = Clock(number(count), listed, number(learning_rate), number(weight_decay) if decayed else None, **needs)
         return g.astype(working), s, None if x is None else x.astype(working), t
 
     def leave(s: Any, slots: Any) -> Any:
         """The slots, each back in the dtype it is stored in."""
-        return {field: jax.tree.map(lambda new, old: new.astype(old.dtype), getattr(s, field), slots[field]) for field in slots}
+        return {field: jax.tree.map(_stored, getattr(s, field), old) for field, old in slots.items()}
 
     # Leaves of equal shape and dtype share one trace: with 300 leaves the first call is otherwise twice as long.
     @functools.partial(jax.jit, static_argnums=(5, 6))
     def part(g: Array, x: Any, slots: Any, scalars: Any, clock: Any, working: Any, decayed: bool) -> Any:
-        assert rule.part is not None
         g, s, x, t = enter(g, x, slots, scalars, clock, working, decayed)
         summands, s = rule.part(bounded_in_sums(g), s, x, t)
         return summands, leave(s, slots)
@@ -72,7 +65,8 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
         emitted = g.dtype if x is None else wider(g.dtype, x.dtype)
         g, s, x, t = enter(g, x, slots, scalars, clock, working, decayed)
         # The clamp hides an Inf. g - g is 0, or NaN where g is not finite; added to a moment it costs no more reading.
-        moment = next((f for f in slots if rule.slots[f] is not copied and getattr(slots[f], "shape", None) == g.shape), None)
+        like = (f for f in slots if rule.slots[f] is not copied and getattr(slots[f], "shape", None) == g.shape)
+        moment = next(like, None)
         if moment is None:
             g = bounded(g) + (g - g)
         else:
@@ -83,61 +77,58 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
         return rounded(u, emitted), leave(s, slots)
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
-        grads = jax.tree.map(_array, updates, is_leaf=checks.is_none)
+        grads = jax.tree.map(checks.array, updates, is_leaf=checks.is_none)
         checks.check_inexact(name, "gradient", grads)
         checks.require(name, required, {**extra, "params": params})
         gs, treedef = jax.tree.flatten(grads, is_leaf=checks.is_none)
-        xs: list[Any] = [None] * len(gs)
-        if params is not None:
-            xs = [x if g is None else _array(x) for g, x in zip(gs, checks.aligned(name, grads, params, "parameters"), strict=True)]
-            checks.check_like_params(name, grads, gs, xs)
-        slots = _slots(name, rule, grads, gs, state)
         live = [i for i, g in enumerate(gs) if g is not None]
+        xs = checks.matching_params(name, grads, gs, params)
+        slots = checks.matching_state(name, grads, gs, {f: getattr(state, f) for f in rule.slots}, rule.slots)
+        scalars = {f: getattr(state, f) for f in rule.scalars}
 
         count = state.count + (state.count < jnp.iinfo(jnp.int32).max).astype(jnp.int32)  # saturates
-        working = {i: wider(jnp.float32, gs[i].dtype, *_dtypes([xs[i], slots[i]])) for i in live}
-        decayed = _expanded(name, then.mask if then else None, params, grads, treedef)
-        rate, decay = (rate_at(then.learning_rate, state.count), rate_at(then.weight_decay, state.count)) if then else (None, None)
+        rates = then.rates(state.count) if then else (None, None)
         needs = {need: extra[need] for need in extras}
-        bias = functools.cache(lambda dtype: [b.bias(count.astype(dtype)) for b in rule.decays])
-        clocks = {i: (count, bias(real(working[i])), rate, decay, needs) for i in live}
-        scalars = {field: getattr(state, field) for field in rule.scalars}
+        decayed = _expanded(name, then.mask if then else None, params, grads, treedef)
+        working = {i: wider(jnp.float32, gs[i].dtype, *_dtypes([xs[i], slots[i]])) for i in live}
+        biases = functools.cache(lambda dtype: [b.bias(count.astype(dtype)) for b in rule.decays])
 
-        def each(f: Any) -> list[Any]:
-            """f on every leaf that has a gradient; the leaf's own fold of each random key."""
-            folded = _folded(scalars, grads)
-            return [f(gs[i], xs[i], slots[i], folded(i), clocks[i], working[i], decayed[i]) for i in live]
+        def each(f: Any) -> dict[int, Any]:
+            """f on every leaf that has a gradient."""
+            own, clock = _folded(scalars, grads), lambda i: (count, biases(real(working[i])), *rates, needs)
+            return {i: f(gs[i], xs[i], slots[i], own(i), clock(i), working[i], decayed[i]) for i in live}
 
         totals = None
         if rule.part is not None and live:
             parts = each(part)
-            summands = [leaf_summands for leaf_summands, _ in parts]
+            summands = [leaf_summands for leaf_summands, _ in parts.values()]
             width = wider(jnp.float32, *_dtypes(summands))
             totals = jax.tree.map(lambda *leaf: tree_sum(list(leaf), width), *summands)
-            slots = {**slots, **{i: new for i, (_, new) in zip(live, parts, strict=True)}}
+            slots |= {i: new for i, (_, new) in parts.items()}
         if rule.advance is not None and (rule.part is None or live):
-            width = wider(jnp.float32, *(real(dtype) for dtype in working.values()))
-            now = rule.State(count=count, **{k: raised(v, width) for k, v in scalars.items()}, **dict.fromkeys(rule.slots))
-            t = Clock(count.astype(width), learning_rate=rate, weight_decay=decay, **needs)
-            new = rule.advance(now, totals, t)
-            scalars = {k: getattr(new, k).astype(v.dtype) if _is_number(v) else getattr(new, k) for k, v in scalars.items()}
+            width = wider(jnp.float32, *map(real, working.values()))
+            now = {k: raised(v, width) for k, v in scalars.items()}
+            t = Clock(count.astype(width), (), *rates, **needs)
+            new = rule.advance(rule.State(count=count, **now, **dict.fromkeys(rule.slots)), totals, t)
+            scalars = {k: _stored(getattr(new, k), v) for k, v in scalars.items()}
 
         results = each(step)
-        us = {i: u for i, (u, _) in zip(live, results, strict=True)}
-        slots = {**slots, **{i: new for i, (_, new) in zip(live, results, strict=True)}}
+        slots |= {i: new for i, (_, new) in results.items()}
+        us = [results[i][0] if i in results else None for i in range(len(gs))]
         fields = {f: treedef.unflatten([slots[i][f] for i in range(len(gs))]) for f in rule.slots}
-        return treedef.unflatten([us.get(i) for i in range(len(gs))]), rule.State(count=count, **fields, **scalars)
+        return treedef.unflatten(us), rule.State(count=count, **fields, **scalars)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _array(x: Any) -> Any:
-    """Numpy arrays and Python numbers as JAX sees them."""
-    return jnp.asarray(x) if isinstance(x, np.ndarray | np.generic | complex | float | int) else x
-
-
 def _is_number(a: Any) -> bool:
+    """Not a random key."""
     return not jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
+
+
+def _stored(new: Array, old: Array) -> Array:
+    """A new value in the dtype of the old one."""
+    return new.astype(old.dtype) if _is_number(old) else new
 
 
 def _dtypes(tree: Any) -> list[Any]:
@@ -158,17 +149,6 @@ def _first_scalar(first: Any, leaves: list[Any]) -> Array:
     if isinstance(value, Array) and not _is_number(value):
         return value
     return jnp.asarray(value, real(wider(jnp.float32, *(jnp.result_type(x) for x in leaves))))
-
-
-def _slots(name: str, rule: Rule, grads: Any, gs: list[Any], state: Any) -> dict[int, dict[str, Any]]:
-    """State by leaf, its shapes checked against what `init` gives a parameter of the gradient's shape."""
-    expected = functools.cache(lambda f, shape, dtype: jax.eval_shape(rule.slots[f], jax.ShapeDtypeStruct(shape, dtype)))
-    by_field = {f: checks.aligned(name, grads, getattr(state, f), f"state fields `{f}`") for f in rule.slots}
-    for field, slots in by_field.items():
-        for i, g in enumerate(gs):
-            if g is not None:
-                checks.check_slot(name, grads, i, field, slots[i], expected(field, g.shape, g.dtype))
-    return {i: {f: slots[i] for f, slots in by_field.items()} for i in range(len(gs))}
 
 
 def _expanded(name: str, mask: Any, params: Any, grads: Any, treedef: Any) -> list[bool]:

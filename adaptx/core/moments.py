@@ -27,7 +27,7 @@ class Decay:
     complement: Any
 
     @classmethod
-    def of(cls, b: Any) -> Decay:
+    def of(cls, b: Any, error: str = "") -> Decay:
         """A float gives both halves in double precision; a Decay passes; an array gives (b, 1 - b) in its own dtype."""
         if isinstance(b, Decay):
             return b
@@ -36,7 +36,7 @@ class Decay:
         b = jnp.asarray(b)
         if jnp.finfo(b.dtype).bits < 32:
             raise ValueError(
-                f"a {b.dtype} decay rate turns 0.999 into 1; give a Python float or a float32 array "
+                f"{error}a {b.dtype} decay rate turns 0.999 into 1; give a Python float or a float32 array "
                 "(with optax.inject_hyperparams: hyperparam_dtype=jnp.float32)"
             )
         return cls(b, 1 - b)
@@ -64,7 +64,6 @@ class Decay:
 
 @jax.custom_jvp
 def _traced_bias(value: Array, complement: Array, t: Array) -> Array:
-    del value
     return -jnp.expm1(t * jnp.log1p(-complement))
 
 
@@ -79,8 +78,7 @@ class Clock:
     """What a step knows besides arrays: the count t (from 1), bias corrections, and what the rule `needs`."""
 
     def __init__(self, t: Array, biases: Any = (), learning_rate: Any = None, weight_decay: Any = None, **needs: Any):
-        self.t, self.biases = t, biases
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.t, self.biases, self.learning_rate, self.weight_decay = t, biases, learning_rate, weight_decay
         self.__dict__.update(needs)
 
     def bias(self, b: Decay) -> Array:
@@ -113,7 +111,7 @@ def heavy_ball(b: Array, u: Array, momentum: Decay, nesterov: bool) -> tuple[Arr
 
 
 def tree_sum(parts: list[Array], width: Any) -> Array:
-    """A sum over leaves, sorted first so that leaf order cannot change a bit; an Inf shows as NaN, not as a step of 0."""
+    """A sum over leaves, sorted so that leaf order cannot change a bit; an Inf shows as NaN, not as a step of 0."""
     total = jnp.sum(jnp.sort(jnp.stack([jnp.asarray(p, width) for p in parts]))) if parts else jnp.zeros([], width)
     return jnp.where(jnp.isinf(total), jnp.nan, total)
 

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import jax
 import numpy as np
 
+from adaptx.core.moments import Decay
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -26,82 +28,50 @@ class Paper(NamedTuple):
     url: str
 
 
-@dataclasses.dataclass(frozen=True)
+PerCase = Any  # one value, spread by `optimizer` to a tuple with one for each case
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One optimizer. What may differ between cases is a tuple as long as `cases`; the laws verify every flag."""
+    """One optimizer. The fields from `reduces` on have one value for each case; the laws verify them all."""
 
     name: str
     factory: Callable[..., Any]
-    direction: Callable[..., Any] | None
-    direction_reason: str
+    direction: Callable[..., Any] | None = None  # the `scale_by_` factory
+    direction_reason: str = ""  # why there is none
     paper: Paper
     family: str
-    cases: tuple[Mapping[str, Any], ...]
+    cases: tuple[Mapping[str, Any], ...]  # complete keyword arguments: first the default case, last the fullest
     typical_rate: float
-    reduces: tuple[str, ...]
-    needs: tuple[tuple[str, ...], ...]
-    normalised: tuple[bool, ...]
-    odd: tuple[bool, ...]
-    scale_free: tuple[bool, ...]
-    zero_is_fixed: tuple[bool, ...]
-    emits: tuple[str | None, ...]
-    maturity: str
+    maturity: str = "stable"
+    reduces: PerCase = "element"  # how far one element's update looks: "element", "tensor" or "tree"
+    needs: PerCase = ()  # what `update` must be given beside gradients and state
+    normalised: PerCase = False  # a step does not shrink when the gradients grow
+    odd: PerCase = True  # (-g, -x) gives -u
+    scale_free: PerCase = False  # g -> c g changes nothing when eps = eps_root = 0
+    zero_is_fixed: PerCase = True  # zero gradients give the decay alone
+    emits: PerCase = None  # the update's dtype where it is not the wider of gradient's and parameter's
 
 
 OPTIMIZERS: dict[str, Entry] = {}
 
 
-def optimizer(
-    *,
-    paper: Paper,
-    family: str,
-    cases: tuple[Mapping[str, Any], ...],
-    typical_rate: float,
-    direction: Callable[..., Any] | str,
-    reduces: str | tuple[str, ...] = "element",
-    needs: tuple[str, ...] | tuple[tuple[str, ...], ...] = (),
-    normalised: bool | tuple[bool, ...] = False,
-    odd: bool | tuple[bool, ...] = True,
-    scale_free: bool | tuple[bool, ...] = False,
-    zero_is_fixed: bool | tuple[bool, ...] = True,
-    emits: str | None | tuple[str | None, ...] = None,
-    maturity: str = "stable",
-) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Registers a factory.
+def optimizer(*, direction: Callable[..., Any] | str, **declared: Any) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Registers a factory with the fields of an Entry; a field with one value for each case may be given as one value.
 
-    cases: complete keyword arguments; the first is the default case, the last moves every argument it can.
     direction: the `scale_by_` factory, or the reason why there is none.
-    reduces: how far one element's update looks: "element", "tensor" or "tree".
-    needs: what `update` must be given beside gradients and state.
-    normalised: a step does not shrink when the gradients grow. odd: (-g, -x) gives -u.
-    scale_free: g -> c g changes nothing when eps = eps_root = 0. zero_is_fixed: zero gradients give the decay alone.
-    emits: the update's dtype where it is not the wider of gradient's and parameter's.
     """
 
-    def per_case(flag: Any) -> tuple[Any, ...]:
-        return flag if isinstance(flag, tuple) and len(flag) == len(cases) and flag else (flag,) * len(cases)
-
     def register(factory: Callable[P, T]) -> Callable[P, T]:
-        name = factory.__name__
-        public = checked(factory)
-        OPTIMIZERS[name] = Entry(
-            name,
-            public,
-            None if isinstance(direction, str) else direction,
-            direction if isinstance(direction, str) else "",
-            paper,
-            family,
-            cases,
-            typical_rate,
-            per_case(reduces),
-            needs if needs and isinstance(needs[0], tuple) else (needs,) * len(cases),  # pyright: ignore
-            per_case(normalised),
-            per_case(odd),
-            per_case(scale_free),
-            per_case(zero_is_fixed),
-            per_case(emits),
-            maturity,
-        )
+        public, count = checked(factory), len(declared["cases"])
+        spread = lambda value: tuple(value) if isinstance(value, list) else (value,) * count
+        flags = {
+            f.name: spread(declared.get(f.name, f.default)) for f in dataclasses.fields(Entry) if f.type == "PerCase"
+        }
+        if any(len(values) != count for values in flags.values()):
+            raise TypeError(f"{factory.__name__}: a list needs one value for each of the {count} cases")
+        named = {"direction_reason": direction} if isinstance(direction, str) else {"direction": direction}
+        OPTIMIZERS[factory.__name__] = Entry(name=factory.__name__, factory=public, **{**declared, **flags, **named})
         return public
 
     return register
@@ -118,21 +88,11 @@ class Argument(NamedTuple):
     none: str = ""  # what None means, where it is allowed
 
 
-def _rate(meaning: str, none: str = "") -> Argument:
-    return Argument(meaning, "a number, array or schedule >= 0", lambda v: v >= 0, schedulable=True, none=none)
-
-
-def _decay(meaning: str, none: str = "") -> Argument:
-    return Argument(meaning, "in [0, 1)", lambda v: (v >= 0) & (v < 1), none=none)
-
-
-def _size(meaning: str, none: str = "") -> Argument:
-    return Argument(meaning, ">= 0", lambda v: v >= 0, none=none)
-
-
-def _switch(meaning: str) -> Argument:
-    return Argument(meaning, "True or False")
-
+_rate = functools.partial(Argument, allowed="a number, array or schedule >= 0", test=lambda v: v >= 0, schedulable=True)
+_decay = functools.partial(Argument, allowed="in [0, 1)", test=lambda v: (v >= 0) & (v < 1))
+_size = functools.partial(Argument, allowed=">= 0", test=lambda v: v >= 0)
+_positive = functools.partial(Argument, allowed="> 0", test=lambda v: v > 0)
+_switch = functools.partial(Argument, allowed="True or False")
 
 GLOSSARY: dict[str, Argument] = {
     "learning_rate": _rate("the step size"),
@@ -140,10 +100,10 @@ GLOSSARY: dict[str, Argument] = {
     "b2": _decay("decay of the second moment"),
     "eps": _size("added to the root in the denominator (outside)"),
     "eps_root": _size("added under the root (inside)"),
-    "momentum": _decay("decay of a momentum buffer over the directions, which the rate multiplies afterwards", none="off"),
+    "momentum": _decay("decay of a momentum buffer over the directions, before the rate", none="off"),
     "nesterov": _switch("look one momentum step ahead; needs momentum"),
     "weight_decay": _rate("decoupled decay, times the learning rate", none="off"),
-    "mask": Argument("where the decay applies: a prefix tree of bools, or a function of them", "a tree or function", none="everywhere"),
+    "mask": Argument("where the decay applies", "a prefix tree of bools or a function giving one", none="everywhere"),
     "initial_accumulator": _size("the second moment's first value"),
     "lr_decay": _size("the rate at step t is divided by 1 + (t - 1) lr_decay", none="off"),
     "l1": _size("l1 penalty, by the proximal step: small weights become exactly zero", none="off"),
@@ -152,24 +112,17 @@ GLOSSARY: dict[str, Argument] = {
     "amsgrad": _switch("divide by the largest second moment so far"),
     "momentum_decay": _size("psi in the momentum schedule b1 (1 - 0.96^(t psi) / 2)", none="constant b1"),
     "final_learning_rate": _rate("the SGD rate that both bounds tend to"),
-    "gamma": Argument("how fast the bounds close", "> 0", lambda v: v > 0),
+    "gamma": _positive("how fast the bounds close"),
     "amsbound": _switch("divide by the largest second moment so far"),
     "per": Argument("one accumulator for each", "'tensor' or 'tree'", choices=("tensor", "tree")),
     "threshold": _size("the largest |g| that is dropped"),
-    "initial_distance": Argument("the first distance, relative to 1 + the norm of the initial parameters", "> 0", lambda v: v > 0),
+    "initial_distance": _positive("the first distance, relative to 1 + the norm of the first parameters"),
 }
 
-# Optax's names for arguments that are called otherwise here.
-RENAMED = {
-    "decay": "it is b2 here",
-    "rho": "it is b2 here",
-    "initial_accumulator_value": "it is initial_accumulator here",
-    "initial_scale": "it is initial_accumulator here",
-    "weight_decay_mask": "it is mask here",
-    "eps_in_sqrt": "here eps_root is inside the root and eps outside",
-    "mu_dtype": "moments are float32 or wider here",
-    "reps_rel": "it is initial_distance here",
-}
+# Optax's names for what is called otherwise here.
+RENAMED = {"decay": "b2", "rho": "b2", "weight_decay_mask": "mask", "reps_rel": "initial_distance"}
+RENAMED |= {"initial_accumulator_value": "initial_accumulator", "initial_scale": "initial_accumulator"}
+RENAMED |= {"eps_in_sqrt": "eps_root (inside the root) and eps (outside)", "mu_dtype": "always float32 or wider"}
 
 
 def checked(factory: Callable[P, T]) -> Callable[P, T]:
@@ -180,7 +133,8 @@ def checked(factory: Callable[P, T]) -> Callable[P, T]:
     def public(*args: P.args, **kwargs: P.kwargs) -> T:
         for argument in kwargs:
             if argument not in signature.parameters:
-                hint = RENAMED.get(argument, f"allowed: {', '.join(signature.parameters)}")
+                allowed = f"allowed are {', '.join(signature.parameters)}"
+                hint = f"it is {RENAMED[argument]} here" if argument in RENAMED else allowed
                 raise TypeError(f"{name}: no argument {argument}; {hint}")
         for argument, value in signature.bind(*args, **kwargs).arguments.items():
             _check(name, argument, value)
@@ -201,22 +155,23 @@ def _described(parameter: inspect.Parameter) -> str:
 def _check(name: str, argument: str, value: Any) -> None:
     """One line for a concrete value out of range; tracers and schedules pass."""
     meaning = GLOSSARY[argument]
-    allowed = meaning.allowed + (" or None" if meaning.none else "")
-    if argument == "mask" or (value is None and meaning.none) or isinstance(value, jax.core.Tracer):
-        return
-    if meaning.schedulable and callable(value):
+    if argument == "mask" or (value is None and meaning.none) or (callable(value) and meaning.schedulable):
         return
     if meaning.test is None:
         ok = value in meaning.choices if meaning.choices else isinstance(value, bool | np.bool_)
     else:
-        halves = jax.tree.leaves(value)  # a Decay has two
-        ok = bool(halves) and not isinstance(value, str) and all(isinstance(v, jax.core.Tracer) or _in(meaning.test, v) for v in halves[:1])
+        value = value.value if isinstance(value, Decay) else value
+        if meaning.allowed == "in [0, 1)" and hasattr(value, "dtype"):
+            Decay.of(value, f"{name}: {argument}: ")
+        ok = isinstance(value, jax.core.Tracer) or _within(meaning.test, value)
     if not ok:
-        raise ValueError(f"{name}: {argument} must be {allowed}, got {value!r}")
+        raise ValueError(
+            f"{name}: {argument} must be {meaning.allowed}{' or None' * bool(meaning.none)}, got {value!r}"
+        )
 
 
-def _in(test: Callable[[Any], bool], value: Any) -> bool:
+def _within(test: Callable[[Any], Any], value: Any) -> bool:
     try:
-        return bool(np.all(test(np.asarray(value, dtype=float))))
+        return not isinstance(value, str) and bool(np.all(test(np.asarray(value, dtype=float))))
     except (TypeError, ValueError):
         return False

@@ -38,8 +38,8 @@ class Rule:
         decays: tuple[Decay, ...] = (),
         needs: tuple[str, ...] = (),
         scalars: Mapping[str, Any] | None = None,
-        part: Callable[..., Any] | None = None,
-        advance: Callable[..., Any] | None = None,
+        part: Any = None,
+        advance: Any = None,
         **slots: Slot | None,
     ):
         self.State, self.step, self.decays, self.needs = State, step, decays, needs

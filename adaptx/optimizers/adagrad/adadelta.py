@@ -35,9 +35,7 @@ def adadelta_rule(b2: Any, eps: Any, eps_root: Any) -> Rule:
 
 
 @checked
-def scale_by_adadelta(
-    b2: Any = 0.95, *, eps: Any = 0.0, eps_root: Any = 1e-6
-) -> optax.GradientTransformationExtraArgs:
+def scale_by_adadelta(b2: Any = 0.95, *, eps: Any = 0.0, eps_root: Any = 1e-6) -> optax.GradientTransformationExtraArgs:
     """The direction of `adadelta`: u in its equations, before the rate, the decay and the sign."""
     return lift("scale_by_adadelta", adadelta_rule(b2, eps, eps_root))
 
@@ -72,7 +70,7 @@ def adadelta(
         d = b2*d + (1 - b2)*u**2
         x = x - learning_rate*(u + weight_decay*x)
 
-    d averages the directions u before the rate, as in torch, Keras and Optax. Optax's default rate is None, which leaves
-    the sign unflipped and ascends; here it is the paper's 1. Its eps is inside both roots: `eps_root` here.
+    d averages the directions u before the rate, as in torch, Keras and Optax. With its default rate, None, Optax
+    leaves the sign unflipped and ascends; the default here is the paper's 1. Optax's eps is `eps_root` here: inside both roots.
     """
     return lift("adadelta", adadelta_rule(b2, eps, eps_root), Descent(learning_rate, weight_decay, mask))

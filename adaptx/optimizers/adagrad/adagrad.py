@@ -76,16 +76,16 @@ def scale_by_adagrad(
     direction=scale_by_adagrad,
     typical_rate=0.1,
     normalised=True,
-    scale_free=(True, False, True, False),
-    zero_is_fixed=(True, True, True, False),
-    needs=((), (), (), ("params",)),
+    scale_free=[True, False, True, False],
+    zero_is_fixed=[True, True, True, False],
+    needs=[(), (), (), ("params",)],
     cases=(
         dict(learning_rate=0.1),
-        dict(learning_rate=0.1, initial_accumulator=0.1, eps=1e-3, eps_root=1e-2, lr_decay=0.1, weight_decay=0.1, mask=True),
+        dict(learning_rate=0.1, initial_accumulator=0.1, eps=1e-3, eps_root=1e-2, lr_decay=0.1, weight_decay=0.1),
         dict(learning_rate=0.1, momentum=0.8),
         dict(
-            learning_rate=0.1, initial_accumulator=0.1, eps=1e-3, eps_root=1e-2, lr_decay=0.1, momentum=0.8, nesterov=True,
-            l1=0.05, weight_decay=0.1, mask=True,
+            learning_rate=0.1, initial_accumulator=0.1, eps=1e-3, eps_root=1e-2, lr_decay=0.1, momentum=0.8,
+            nesterov=True, l1=0.05, weight_decay=0.1, mask=True,
         ),
     ),
 )  # fmt: skip

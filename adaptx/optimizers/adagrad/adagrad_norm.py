@@ -59,14 +59,16 @@ def scale_by_adagrad_norm(
     family="adagrad",
     direction=scale_by_adagrad_norm,
     typical_rate=1.0,
-    reduces=("tensor", "tree", "tensor", "tree"),
+    reduces=["tensor", "tree", "tensor", "tree"],
     normalised=True,
-    scale_free=(True, True, False, False),
+    scale_free=[True, True, False, False],
     cases=(
         dict(learning_rate=0.1),
         dict(learning_rate=0.1, per="tree"),
         dict(learning_rate=0.1, initial_accumulator=0.1, eps=1e-3, eps_root=1e-2, weight_decay=0.1, mask=True),
-        dict(learning_rate=0.1, initial_accumulator=0.1, eps=1e-3, eps_root=1e-2, per="tree", weight_decay=0.1, mask=True),
+        dict(
+            learning_rate=0.1, initial_accumulator=0.1, eps=1e-3, eps_root=1e-2, per="tree", weight_decay=0.1, mask=True
+        ),
     ),
 )
 def adagrad_norm(
@@ -88,8 +90,8 @@ def adagrad_norm(
         u = g/(sqrt(s + eps_root) + eps)
         x = x - learning_rate*(u + weight_decay*x)
 
-    The sum runs over one tensor (per="tensor", the default) or over all of them (per="tree", the paper's single vector).
-    The paper's b_0^2 is `initial_accumulator`; it asks for b_0 > 0, and 0 is the limit: the first step has length
+    The sum runs over one tensor (per="tensor", the default) or over all (per="tree", the paper's single vector). The
+    paper's b_0^2 is `initial_accumulator`; it asks for b_0 > 0, and 0 is the limit: the first step has length
     learning_rate, and zero gradients move nothing.
     """
     rule = adagrad_norm_rule(initial_accumulator, eps, eps_root, per)

@@ -79,7 +79,7 @@ def scale_by_rmsprop(
 
 @optimizer(
     paper=Paper(
-        "Neural Networks for Machine Learning, lecture 6e (Hinton); centered: Generating Sequences With RNNs (Graves 2013)",
+        "Neural Networks for Machine Learning, lecture 6e (Hinton); centered: Graves 2013, arXiv:1308.0850",
         2012,
         "https://www.cs.toronto.edu/~tijmen/csc321/slides/lecture_slides_lec6.pdf",
     ),
@@ -87,7 +87,7 @@ def scale_by_rmsprop(
     direction=scale_by_rmsprop,
     typical_rate=1e-3,
     normalised=True,
-    scale_free=(True, False, True, False),
+    scale_free=[True, False, True, False],
     cases=(
         dict(learning_rate=0.01),
         dict(learning_rate=0.01, centered=True, eps_root=1e-4),
@@ -127,7 +127,7 @@ def rmsprop(
         u = u + momentum*b if nesterov else b
         x = x - learning_rate*(u + weight_decay*x)
 
-    The rate multiplies after the momentum, as in torch; in Keras and Optax it does so before, which differs once the rate
+    The rate multiplies after the momentum, as in torch; in Keras and Optax before it, which differs once the rate
     changes. Optax and Keras have eps inside the root: that is `eps_root` here. Graves's centered form is eps=0,
     eps_root=1e-4, b2=0.95, momentum=0.9. With bias correction use initial_accumulator=0, which it corrects for.
     """

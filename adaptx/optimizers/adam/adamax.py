@@ -42,7 +42,9 @@ def scale_by_adamax(b1: Any = 0.9, b2: Any = 0.999, eps: Any = 0.0) -> optax.Gra
 
 
 @optimizer(
-    paper=Paper("Adam: A Method for Stochastic Optimization, section 7.1 (Kingma, Ba)", 2015, "https://arxiv.org/abs/1412.6980"),
+    paper=Paper(
+        "Adam: A Method for Stochastic Optimization, section 7.1 (Kingma, Ba)", 2015, "https://arxiv.org/abs/1412.6980"
+    ),
     family="adam",
     direction=scale_by_adamax,
     typical_rate=2e-3,

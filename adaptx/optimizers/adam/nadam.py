@@ -61,7 +61,9 @@ def scale_by_nadam(
 
 @optimizer(
     paper=Paper(
-        "Incorporating Nesterov Momentum into Adam (Dozat)", 2016, "https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ"
+        "Incorporating Nesterov Momentum into Adam (Dozat)",
+        2016,
+        "https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ",
     ),
     family="adam",
     direction=scale_by_nadam,
@@ -71,7 +73,16 @@ def scale_by_nadam(
     cases=(
         dict(learning_rate=2e-3),
         dict(learning_rate=2e-3, momentum_decay=None),
-        dict(learning_rate=0.02, b1=0.8, b2=0.95, eps=1e-3, eps_root=1e-4, momentum_decay=0.1, weight_decay=0.1, mask=True),
+        dict(
+            learning_rate=0.02,
+            b1=0.8,
+            b2=0.95,
+            eps=1e-3,
+            eps_root=1e-4,
+            momentum_decay=0.1,
+            weight_decay=0.1,
+            mask=True,
+        ),
     ),
 )
 def nadam(
@@ -101,8 +112,8 @@ def nadam(
         u = n / (sqrt(v/(1 - b2**t) + eps_root) + eps)
         x = x - learning_rate*(u + weight_decay*x)
 
-    m decays by the constant b1, as in Dozat's project report, torch and Keras; the workshop paper's listing decays it by
-    the scheduled momentum. Keras's schedule is momentum_decay=1; Optax has none and cannot reproduce either.
+    m decays by the constant b1, as in Dozat's project report, torch and Keras; the workshop paper's listing decays it
+    by the scheduled momentum. Keras's schedule is momentum_decay=1; Optax has none and cannot reproduce either.
     """
     rule = nadam_rule(b1, b2, eps, eps_root, momentum_decay)
     return lift("nadam", rule, Descent(learning_rate, weight_decay, mask))
