@@ -14,7 +14,7 @@ PYRIGHT = PATH="$(CURDIR)/.venv/bin:$$PATH" pyright
 ARGS  ?=
 
 find    = $$(python3 .ci/find_python.py $(1))
-install = -m pip install --quiet --editable
+install = -m pip install -qq --editable
 report  = -m pip list --format freeze 2>/dev/null | grep -E '^(jax|jaxlib|optax|chex|numpy|flax)=='
 
 .PHONY: demo test test-fast test-all test-latest test-oldest lint bench mutate clean

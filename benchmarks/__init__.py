@@ -1,0 +1,1 @@
+"""Programs that measure adaptx: what it costs, and what it does on real data."""

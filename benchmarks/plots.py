@@ -1,0 +1,103 @@
+"""The demo's two pictures, drawn from the runs' measurements."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from numpy.typing import NDArray
+
+from benchmarks.training import BASELINE, NAMES, STRETCHES, Run
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart, then some darker ones.
+COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
+    *("#8C510A", "#7F7F7F", "#332288", "#999933", "#882255"),
+)
+# No line is dashed like its neighbours: adam and adamw often lie on each other.
+DASHES = ("-", (0, (5, 2)), (0, (1.5, 1)))
+LOOK: dict[Any, Any] = {"font.size": 10, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False}
+
+
+def learning_curves(runs: Sequence[Run], path: Path) -> None:
+    """Training loss above, test loss below, a column for each task; side by side for a single one."""
+    tasks = list(dict.fromkeys(run.task for run in runs))
+    down, across = (2, len(tasks)) if len(tasks) > 1 else (1, 2)
+    with matplotlib.rc_context(LOOK):
+        figure = Figure(figsize=(0.8 + 4 * across, 1.1 + 3.2 * down), layout="constrained")
+        for column, task in enumerate(tasks):
+            shown = [run for run in runs if run.task is task]
+            for row, part in enumerate(("train", "test")):
+                axes = figure.add_subplot(down, across, 1 + column + row * len(tasks))
+                curves = {run.optimizer: [(m.step, getattr(m, f"{part}_loss")) for m in run.measured] for run in shown}
+                # What diverges leaves the panel instead of pressing the other curves flat.
+                _draw(axes, curves, highest=3 * curves[shown[0].optimizer][0][1])
+                axes.set_title(f"{task.name}: {part}")
+                axes.set_ylabel("mean squared error" if task.dataset.classes is None else "mean cross-entropy")
+        _finish(figure, "Learning curves", path)
+
+
+def effective_rates(runs: Sequence[Run], path: Path) -> None:
+    """How far each layer moves for the gradient it gets, a panel for each layer of each task."""
+    layers = [(task, i) for task in dict.fromkeys(run.task for run in runs) for i in range(len(task.sizes) - 1)]
+    across = min(3, len(layers))
+    down = -(-len(layers) // across)
+    with matplotlib.rc_context(LOOK):
+        figure = Figure(figsize=(0.8 + 4 * across, 1.1 + 3.2 * down), layout="constrained")
+        for number, (task, layer) in enumerate(layers, start=1):
+            axes = figure.add_subplot(down, across, number)
+            shown = [run for run in runs if run.task is task]
+            _draw(axes, {run.optimizer: [(m.step, m.layer_rates[layer]) for m in run.measured] for run in shown})
+            sizes = f"{task.sizes[layer]} to {task.sizes[layer + 1]}"
+            axes.set_title(f"{task.name}\nlayer {layer + 1} of {len(task.sizes) - 1}, {sizes}")
+            axes.set_ylabel("effective learning rate")
+        caption = f"RMS of the layer's update / RMS of its gradient before clipping, over each 1/{STRETCHES} of the run"
+        _finish(figure, f"Effective learning rate\n{caption}", path)
+
+
+def _draw(axes: Axes, curves: Mapping[str, Sequence[tuple[int, float]]], highest: float = np.inf) -> None:
+    seen = [np.nan]
+    for name, points in curves.items():
+        steps, y = np.array(points, float).T
+        y[~(np.isfinite(y) & (y > 0))] = np.nan
+        axes.plot(steps, y, **_style(name))
+        seen += y[y <= highest].tolist()
+    axes.set_xlabel("step")
+    axes.margins(x=0.02)
+    axes.grid(alpha=0.3)
+    _log_scale(axes, np.asarray(seen))
+
+
+def _log_scale(axes: Axes, values: NDArray) -> None:
+    """A log axis around the values, the more labels between the powers of ten the less it spans."""
+    values = values[~np.isnan(values)]
+    low, high = (values.min() / 1.15, values.max() * 1.15) if values.size else (0.1, 10)
+    subs = (1,) if high / low > 2000 else (1, 2, 5) if high / low > 10 else (1, 1.5, 2, 3, 4, 5, 7)
+    axes.set_yscale("log")
+    axes.set_ylim(low, high)
+    axes.yaxis.set_major_locator(LogLocator(subs=subs))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _style(name: str) -> dict[str, Any]:
+    """An optimizer looks the same in every picture of every selection."""
+    if name == BASELINE:
+        return {"label": f"{name} (baseline)", "color": "black", "linewidth": 1.1, "zorder": 1.9}
+    number = NAMES.index(name)
+    dash, colour = DASHES[number % len(DASHES)], COLOURS[number % len(COLOURS)]
+    return {"label": name, "color": colour, "linestyle": dash, "linewidth": 1.8}
+
+
+def _finish(figure: Figure, title: str, path: Path) -> None:
+    handles = {str(line.get_label()): line for axes in figure.axes for line in axes.get_lines()}
+    across = max(3, round(figure.get_figwidth() / 2))
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=across, frameon=False, handlelength=3
+    )
+    figure.suptitle(title)
+    figure.savefig(path, dpi=130)
