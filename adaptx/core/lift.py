@@ -18,7 +18,7 @@ from jax import Array
 from adaptx.core import checks
 from adaptx.core.descent import Descent
 from adaptx.core.moments import Clock, tree_sum
-from adaptx.core.rounding import bounded, bounded_in_sums, raised, real, rounded, wider
+from adaptx.core.rounding import bounded, largest_sum, raised, real, rounded, wider
 from adaptx.core.rule import Rule, copied
 
 
@@ -57,7 +57,8 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
     @functools.partial(jax.jit, static_argnums=(5, 6))
     def part(g: Array, x: Any, slots: Any, scalars: Any, clock: Any, working: Any, decayed: bool) -> Any:
         g, s, x, t = enter(g, x, slots, scalars, clock, working, decayed)
-        summands, s = rule.part(bounded_in_sums(g), s, x, t)
+        # A clamp would keep XLA from fusing the sum, so each sum is cut instead; g - g makes NaN of Inf.
+        summands, s = rule.part(g + (g - g), s, x, t)
         return summands, leave(s, slots)
 
     @functools.partial(jax.jit, static_argnums=(5, 6))
@@ -67,10 +68,9 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
         # The clamp hides an Inf. g - g is 0, or NaN where g is not finite; added to a moment it costs no more reading.
         like = (f for f in slots if rule.slots[f] is not copied and getattr(slots[f], "shape", None) == g.shape)
         moment = next(like, None)
-        if moment is None:
-            g = bounded(g) + (g - g)
-        else:
-            g, s = bounded(g), s._replace(**{moment: getattr(s, moment) + (g - g)})
+        if moment is not None:
+            s = s._replace(**{moment: getattr(s, moment) + (g - g)})
+        g = bounded(g) if moment is not None or rule.part is not None else bounded(g) + (g - g)
         u, s = rule.step(g, s, x, t)
         if then is not None and not owns_rate:
             u = then.apply(u, x, t.learning_rate, t.weight_decay)
@@ -103,7 +103,8 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
             parts = each(part)
             summands = [leaf_summands for leaf_summands, _ in parts.values()]
             width = wider(jnp.float32, *_dtypes(summands))
-            totals = jax.tree.map(lambda *leaf: tree_sum(list(leaf), width), *summands)
+            largest = [largest_sum(working[i], gs[i].size) for i in live]
+            totals = jax.tree.map(lambda *leaf: tree_sum(list(leaf), width, largest), *summands)
             slots |= {i: new for i, (_, new) in parts.items()}
         if rule.advance is not None and (rule.part is None or live):
             width = wider(jnp.float32, *map(real, working.values()))

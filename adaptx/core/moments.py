@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from adaptx.core.rounding import largest_sum
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -110,10 +112,17 @@ def heavy_ball(b: Array, u: Array, momentum: Decay, nesterov: bool) -> tuple[Arr
     return u + momentum * b if nesterov else b, b
 
 
-def tree_sum(parts: list[Array], width: Any) -> Array:
-    """A sum over leaves, sorted so that leaf order cannot change a bit; an Inf shows as NaN, not as a step of 0."""
-    total = jnp.sum(jnp.sort(jnp.stack([jnp.asarray(p, width) for p in parts]))) if parts else jnp.zeros([], width)
-    return jnp.where(jnp.isinf(total), jnp.nan, total)
+def sum_sq(g: Array) -> Array:
+    """The sum of |g|^2 over one array, at most what the clamp of extreme gradients allows; NaN passes."""
+    return jnp.minimum(jnp.sum(abs_sq(g)), largest_sum(g.dtype, g.size))
+
+
+def tree_sum(parts: list[Array], width: Any, largest: Any = jnp.inf) -> Array:
+    """A sum over leaves, sorted so that leaf order cannot change a bit; each part is cut at +-largest, NaN passes."""
+    if not parts:
+        return jnp.zeros([], width)
+    stacked = jnp.stack([jnp.asarray(p, width) for p in parts])
+    return jnp.sum(jnp.sort(jnp.clip(stacked, -jnp.asarray(largest, width), jnp.asarray(largest, width))))
 
 
 @jax.custom_jvp

@@ -45,12 +45,9 @@ def bounded(g: Array) -> Array:
     return jax.lax.clamp(jnp.asarray(-limit, g.dtype), g, jnp.asarray(limit, g.dtype))
 
 
-def bounded_in_sums(g: Array) -> Array:
-    """The same clamp in operations that XLA's fused reductions take in; Inf becomes NaN."""
-    if jnp.iscomplexobj(g):
-        return bounded(g)
-    limit = 1.000001 * _LIMIT[g.dtype]  # were it the same constant, XLA would store it as an array for both
-    return jnp.sign(g) * jnp.minimum(jnp.abs(g), limit) + 0 * g
+def largest_sum(dtype: Any, size: int) -> float:
+    """What a sum of squares over a tensor comes to if the clamp holds for every element."""
+    return _LIMIT[real(dtype)] ** 2 * max(size, 1)
 
 
 def rounded(u: Array, dtype: Any) -> Array:

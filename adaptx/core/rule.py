@@ -23,7 +23,8 @@ class Rule:
     slots: field -> how its first value is made from one parameter array; None leaves the field unused.
     scalars: field -> first value of a 0-d number of the whole tree: a number, a random key, or a function of the list
         of parameter arrays (which may be empty). A key reaches each leaf folded with the crc32 of the leaf's path.
-    part(g, s, x, t) -> (summands, s): what this leaf adds to the sums over the tree; it sees the old scalars.
+    part(g, s, x, t) -> (summands, s): what this leaf adds to the sums over the tree; it sees the old scalars, and a g
+        that is not clamped (the lift cuts the sums): for a sum that stays in a slot use `sum_sq`.
     advance(s, totals, t) -> s: the new scalars from those sums (None without part); `step` sees the new ones.
     decays: the Decays whose bias corrections are computed once for the whole tree.
     needs: what `update` must be given: "params", "value", ...; "learning_rate" if the rule owns the rate, which then

@@ -10,7 +10,7 @@ from jax import Array
 
 from adaptx.core.descent import Descent
 from adaptx.core.lift import lift
-from adaptx.core.moments import Clock, abs_sq, divide, safe_sqrt
+from adaptx.core.moments import Clock, abs_sq, divide, safe_sqrt, sum_sq
 from adaptx.core.registry import Paper, checked, optimizer
 from adaptx.core.rule import Rule, per_tensor
 
@@ -26,7 +26,7 @@ def adagrad_norm_rule(initial_accumulator: Any, eps: Any, eps_root: Any, per: st
     """AdaGrad-Norm's equations; the two forms differ in where the sum lives."""
 
     def part_of_tensor(g: Array, s: AdaGradNormState, x: Any, t: Clock) -> tuple[Any, AdaGradNormState]:
-        return (), s._replace(nu=s.nu + jnp.sum(abs_sq(g)))
+        return (), s._replace(nu=s.nu + sum_sq(g))
 
     def part_of_tree(g: Array, s: AdaGradNormState, x: Any, t: Clock) -> tuple[Any, AdaGradNormState]:
         return jnp.sum(abs_sq(g)), s

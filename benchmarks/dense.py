@@ -1,0 +1,567 @@
+"""The cost of one dense float32 step, next to optax's (and torch's, where it is installed).
+
+    python -m benchmarks.dense                                   # everything, about half an hour on 2 cores
+    python -m benchmarks.dense --optimizer adam --tree 64        # one row
+    python -m benchmarks.dense --quick                           # small trees: shows that it runs, measures nothing
+
+All libraries run in this one process, in turn, the order reversed each round, so that a slow minute of the machine
+slows them all. optax runs twice, built and compiled separately: what it differs from itself (A/A) is noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import functools
+import gc
+import importlib
+import inspect
+import os
+import platform
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optax.contrib
+
+from adaptx.registry import OPTIMIZERS
+
+RATE = 1e-3
+STEP_TARGET = 1.05
+FIRST_TARGET = 1.1
+FIRST_TARGET_ONE_LEAF = 1.3  # a fixed cost of milliseconds shows on one leaf and is nothing to a user
+SCALAR_BYTES = 64  # what a scalar may take in memory; see `slack`
+BLOCK_SECONDS = 0.3  # a timed block lasts about this long, so that a timer's tick or one interrupt does not show
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One of our optimizers beside the same work elsewhere: the same slots, momenta and weight decay."""
+
+    entry: str  # the registry's name
+    ours: dict[str, Any]
+    optax: Callable[..., optax.GradientTransformation]
+    theirs: dict[str, Any]
+    torch: str | None = None
+    torch_arguments: dict[str, Any] = field(default_factory=dict)
+
+    def build_ours(self) -> optax.GradientTransformation:
+        return OPTIMIZERS[self.entry].factory(RATE, **self.ours)
+
+    def build_optax(self) -> optax.GradientTransformation:
+        return self.optax(RATE, **self.theirs)
+
+
+# Defaults differ (ours are the papers'), so whatever changes the arithmetic is said on both sides.
+PAIRS: dict[str, Pair] = {
+    "adagrad": Pair(
+        "adagrad",
+        {"eps": 0.0, "eps_root": 1e-7, "initial_accumulator": 0.1},
+        optax.adagrad,
+        {"eps": 1e-7, "initial_accumulator_value": 0.1},
+        "Adagrad",
+        {"initial_accumulator_value": 0.1},
+    ),
+    "rmsprop": Pair(
+        "rmsprop",
+        {"b2": 0.9, "eps": 1e-8},
+        optax.rmsprop,
+        {"decay": 0.9, "eps": 1e-8, "eps_in_sqrt": False},
+        "RMSprop",
+        {"alpha": 0.9},
+    ),
+    "adadelta": Pair(
+        "adadelta",
+        {"b2": 0.9, "eps": 0.0, "eps_root": 1e-6},
+        optax.adadelta,
+        {"rho": 0.9, "eps": 1e-6},
+        "Adadelta",
+        {"rho": 0.9, "eps": 1e-6},
+    ),
+    "adam": Pair("adam", {}, optax.adam, {}, "Adam"),
+    "amsgrad": Pair("adam", {"amsgrad": True}, optax.amsgrad, {}, "Adam", {"amsgrad": True}),
+    "adamw": Pair(
+        "adamw", {"weight_decay": 1e-2}, optax.adamw, {"weight_decay": 1e-2}, "AdamW", {"weight_decay": 1e-2}
+    ),
+    "adamax": Pair("adamax", {}, optax.adamax, {}, "Adamax"),
+    "nadam": Pair("nadam", {}, optax.nadam, {}, "NAdam"),
+    "lamb": Pair("lamb", {"weight_decay": 1e-2}, optax.lamb, {"weight_decay": 1e-2}),
+    "dog": Pair("dog", {}, optax.contrib.dog, {}),
+}
+
+
+class Tree(NamedTuple):
+    """`leaves` float32 vectors of `size` elements each."""
+
+    leaves: int
+    size: int
+    first_calls: int  # how often the first call is measured at 5 repeats: 1000 leaves take many seconds each
+
+    @property
+    def label(self) -> str:
+        for unit, scale in (("M", 1 << 20), ("k", 1 << 10)):
+            if self.size >= scale:
+                return f"{self.leaves} x {self.size // scale}{unit}"
+        return f"{self.leaves} x {self.size}"
+
+    @property
+    def parameters(self) -> int:
+        return self.leaves * self.size
+
+    @property
+    def slack(self) -> int:
+        """Bytes no verdict looks at: a scalar a leaf (a norm) and a few a tree (a count). Less than a leaf in TREES."""
+        return SCALAR_BYTES * (self.leaves + 8)
+
+    def abstract(self) -> dict[str, jax.ShapeDtypeStruct]:
+        return {f"w{i:04d}": jax.ShapeDtypeStruct((self.size,), jnp.float32) for i in range(self.leaves)}
+
+    def normal(self, seed: int) -> dict[str, np.ndarray]:
+        rows = np.random.default_rng(seed).standard_normal((self.leaves, self.size), dtype=np.float32)
+        return dict(zip(self.abstract(), rows, strict=True))
+
+
+TREES = {"one": Tree(1, 1 << 24, 9), "64": Tree(64, 1 << 18, 7), "1000": Tree(1000, 1 << 14, 3)}
+QUICK_TREES = {"one": Tree(1, 1 << 16, 1), "64": Tree(8, 1 << 12, 1), "1000": Tree(20, 1 << 10, 1)}
+
+
+# Compiling ------------------------------------------------------------------------------------------------------
+
+
+def train_step(optimizer: optax.GradientTransformation) -> jax.stages.Wrapped:
+    """A fresh function, so that no cache knows it: (params, state, grads) -> (params, state), the first two donated.
+
+    jit pairs donated buffers with outputs in order: another order would cost a copy of everything.
+    """
+
+    def step(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return jax.jit(step, donate_argnums=(0, 1))
+
+
+def compile_step(optimizer: optax.GradientTransformation, tree: Tree) -> jax.stages.Compiled:
+    params = tree.abstract()
+    return train_step(optimizer).lower(params, jax.eval_shape(optimizer.init, params), params).compile()
+
+
+class Structure(NamedTuple):
+    """What the compiled step moves and holds; exact, so it needs no timer and no quiet machine."""
+
+    bytes_accessed: int  # read and written, as XLA counts them
+    temporary: int  # bytes that live only inside the step
+    unaliased: int  # output bytes that reuse no donated buffer: a second copy of what they replace
+    state: int  # what is kept from step to step
+
+
+def structure_of(optimizer: optax.GradientTransformation, compiled: jax.stages.Compiled, tree: Tree) -> Structure:
+    cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    assert cost is not None, "this backend reports no cost"
+    assert memory is not None, "this backend reports no memory"
+    return Structure(
+        int(cost["bytes accessed"]),
+        memory.temp_size_in_bytes,
+        memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        state_bytes(optimizer, tree),
+    )
+
+
+def state_bytes(optimizer: optax.GradientTransformation, tree: Tree) -> int:
+    state = jax.eval_shape(optimizer.init, tree.abstract())
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+
+
+def structure(name: str, tree: Tree) -> tuple[Structure, Structure]:
+    """Ours and optax's, compiled and not run."""
+    pair = PAIRS[name]
+    ours, theirs = pair.build_ours(), pair.build_optax()
+    return structure_of(ours, compile_step(ours, tree), tree), structure_of(theirs, compile_step(theirs, tree), tree)
+
+
+def structural_misses(ours: Structure, theirs: Structure, tree: Tree) -> list[str]:
+    """The columns in which ours takes more than optax's."""
+    more = [mine > other + tree.slack for mine, other in zip(ours, theirs, strict=True)]
+    columns = {"bytes": more[0], "temp": more[1] or more[2], "state": more[3]}
+    return [column for column, missed in columns.items() if missed]
+
+
+# Timing ---------------------------------------------------------------------------------------------------------
+
+Run = Callable[[int], None]  # takes that many steps and waits until they are done
+
+
+def interleaved(names: Sequence[str], rounds: int) -> Iterator[Iterable[str]]:
+    for i in range(rounds):
+        yield names if i % 2 == 0 else reversed(names)
+
+
+def first_calls(
+    builders: dict[str, Callable[[], optax.GradientTransformation]], tree: Tree, rounds: int, tick: Callable[[], None]
+) -> tuple[dict[str, list[float]], dict[str, jax.stages.Compiled]]:
+    """Seconds to trace, lower and compile a step that nothing has seen yet; and the last compiled step of each."""
+    seconds: dict[str, list[float]] = {name: [] for name in builders}
+    compiled: dict[str, jax.stages.Compiled] = {}
+    for names in interleaved(list(builders), rounds):
+        for name in names:
+            optimizer = builders[name]()
+            params = tree.abstract()
+            state = jax.eval_shape(optimizer.init, params)
+            jax.clear_caches()
+            gc.collect()  # else one side may pay for the other's garbage
+            start = time.perf_counter()
+            compiled[name] = train_step(optimizer).lower(params, state, params).compile()
+            seconds[name].append(time.perf_counter() - start)
+            tick()
+    return seconds, compiled
+
+
+def jax_run(step: jax.stages.Compiled, params: Any, state: Any, grads: Any) -> Run:
+    def run(steps: int) -> None:
+        nonlocal params, state
+        for _ in range(steps):
+            params, state = step(params, state, grads)
+        jax.block_until_ready((params, state))
+
+    return run
+
+
+def torch_runs(pair: Pair, params: dict[str, np.ndarray], grads: dict[str, np.ndarray]) -> dict[str, Run]:
+    """torch's optimizer, over all tensors at once (foreach) and in one native kernel (fused), where it has them."""
+    try:
+        torch = importlib.import_module("torch")  # optional, and its types are of no use here
+    except ImportError:
+        return {}
+    if pair.torch is None:
+        return {}
+    factory = getattr(torch.optim, pair.torch)
+    runs: dict[str, Run] = {}
+    for way in ("foreach", "fused"):
+        if way not in inspect.signature(factory).parameters:
+            continue
+        tensors = [torch.tensor(params[name], requires_grad=True) for name in params]
+        for tensor, name in zip(tensors, params, strict=True):
+            tensor.grad = torch.from_numpy(grads[name])
+        optimizer = factory(tensors, lr=RATE, **{way: True}, **pair.torch_arguments)
+        runs[f"torch {way}"] = functools.partial(torch_run, optimizer)
+    return runs
+
+
+def torch_run(optimizer: Any, steps: int) -> None:
+    for _ in range(steps):
+        optimizer.step()
+
+
+def step_seconds(runs: dict[str, Run], rounds: int, tick: Callable[[], None]) -> tuple[dict[str, list[float]], int]:
+    """Seconds a step, once a round; and the steps in a block."""
+    for run in runs.values():
+        run(2)  # the first steps touch fresh memory
+    start = time.perf_counter()
+    runs["optax"](2)
+    steps = int(np.clip(2 * BLOCK_SECONDS / (time.perf_counter() - start), 3, 50))
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for names in interleaved(list(runs), rounds):
+        for name in names:
+            start = time.perf_counter()
+            runs[name](steps)
+            seconds[name].append((time.perf_counter() - start) / steps)
+        tick()
+    return seconds, steps
+
+
+class Times(NamedTuple):
+    """Medians over the rounds. A ratio is the median of the rounds' ratios: what slows a whole round cancels."""
+
+    ours: float
+    theirs: float
+    ratio: float
+    noise: float  # optax against itself
+    spread: float  # of the ratio: half its range
+
+    @classmethod
+    def of(cls, seconds: dict[str, list[float]], ours: str = "adaptx") -> Times:
+        def ratios(name: str) -> list[float]:
+            return [a / b for a, b in zip(seconds[name], seconds["optax"], strict=True)]
+
+        mine = ratios(ours)
+        return cls(
+            statistics.median(seconds[ours]),
+            statistics.median(seconds["optax"]),
+            statistics.median(mine),
+            statistics.median(ratios("optax again")),
+            (max(mine) - min(mine)) / 2,
+        )
+
+    def misses(self, target: float) -> bool:
+        return self.ratio > target * max(1.0, self.noise)
+
+
+# One row --------------------------------------------------------------------------------------------------------
+
+
+class Row(NamedTuple):
+    optimizer: str
+    tree: Tree
+    step: Times
+    first: Times
+    ours: Structure
+    theirs: Structure
+    torch: dict[str, Times]
+    counts: tuple[int, int, int]  # rounds of the step, steps in a block, rounds of the first call
+
+    def misses(self) -> list[str]:
+        first_target = FIRST_TARGET_ONE_LEAF if self.tree.leaves == 1 else FIRST_TARGET
+        misses = ["step"] if self.step.misses(STEP_TARGET) else []
+        if self.first.misses(first_target):
+            misses.append("first")
+        return misses + structural_misses(self.ours, self.theirs, self.tree)
+
+
+def first_call_rounds(tree: Tree, repeats: int) -> int:
+    return max(1, tree.first_calls * repeats // 5)
+
+
+def measure(name: str, tree: Tree, repeats: int, tick: Callable[[], None]) -> Row:
+    pair = PAIRS[name]
+    builders = {"adaptx": pair.build_ours, "optax": pair.build_optax, "optax again": pair.build_optax}
+    compiling, compiled = first_calls(builders, tree, first_call_rounds(tree, repeats), tick)
+
+    params, host_grads = tree.normal(0), tree.normal(1)
+    grads = jax.tree.map(jnp.array, host_grads)
+    runs: dict[str, Run] = {}
+    for who, build in builders.items():
+        start = jax.tree.map(jnp.array, params)
+        state = jax.tree.map(lambda x: jnp.array(x, copy=True), build().init(start))  # optax's dog keeps `start` itself
+        runs[who] = jax_run(compiled[who], start, state, grads)
+    runs |= torch_runs(pair, params, host_grads)
+    stepping, steps = step_seconds(runs, repeats, tick)
+
+    return Row(
+        name,
+        tree,
+        Times.of(stepping),
+        Times.of(compiling),
+        structure_of(pair.build_ours(), compiled["adaptx"], tree),
+        structure_of(pair.build_optax(), compiled["optax"], tree),
+        {who: Times.of(stepping, who) for who in runs if who.startswith("torch")},
+        (repeats, steps, len(compiling["optax"])),
+    )
+
+
+# The report -----------------------------------------------------------------------------------------------------
+
+HEADER = [
+    "optimizer", "tree", "step ms", "ratio", "A/A", "first call s", "ratio", "A/A", "B/param", "temp B",
+    "state B/param", "verdict",
+]  # fmt: skip
+
+
+def size(count: float) -> str:
+    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f}{unit}"
+    return f"{count:.0f}"
+
+
+def cells(row: Row) -> list[list[str]]:
+    """The row's line, ours / optax's, and one for each way torch has."""
+    n = row.tree.parameters
+    line = [
+        row.optimizer,
+        row.tree.label,
+        f"{1e3 * row.step.ours:.2f} / {1e3 * row.step.theirs:.2f}",
+        f"{row.step.ratio:.2f}",
+        f"{row.step.noise:.2f}",
+        f"{row.first.ours:.2f} / {row.first.theirs:.2f}",
+        f"{row.first.ratio:.2f}",
+        f"{row.first.noise:.2f}",
+        f"{row.ours.bytes_accessed / n:.2f} / {row.theirs.bytes_accessed / n:.2f}",
+        f"{size(row.ours.temporary)} / {size(row.theirs.temporary)}",
+        f"{row.ours.state / n:.2f} / {row.theirs.state / n:.2f}",
+        "MISS: " + ", ".join(row.misses()) if row.misses() else "ok",
+    ]
+    rest = [""] * (len(HEADER) - 4)
+    return [line] + [
+        [f"- {way}", row.tree.label, f"{1e3 * times.ours:.2f} / {1e3 * times.theirs:.2f}", f"{times.ratio:.2f}", *rest]
+        for way, times in row.torch.items()
+    ]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Aligned columns that are also Markdown, so that screen and file show the same."""
+    lines = [HEADER, *(line for row in rows for line in cells(row))]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER))]
+    left = {0, 1, len(HEADER) - 1}  # words; the rest are numbers
+
+    def show(line: list[str]) -> str:
+        padded = [c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))]
+        return "| " + " | ".join(padded) + " |"
+
+    rule = "|" + "|".join("-" * (w + 1) + ("-" if i in left else ":") for i, w in enumerate(widths)) + "|"
+    return "\n".join([show(HEADER), rule, *(show(line) for line in lines[1:])])
+
+
+def machine() -> str:
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{model}, {cores} cores, {platform.system()} {platform.machine()}, jax on {jax.default_backend()}"
+
+
+def versions() -> str:
+    found = [f"Python {platform.python_version()}"]
+    for name in ("adaptx", "jax", "jaxlib", "optax", "numpy", "torch"):
+        try:
+            found.append(f"{name} {importlib.import_module(name).__version__}")
+        except ImportError:
+            found.append(f"no {name}")
+    return ", ".join(found)
+
+
+QUICK_NOTE = "**QUICK RUN ON SMALL TREES: this shows that the benchmark runs. Its times mean nothing.**"
+
+
+LEGEND = f"""\
+Pairs are ours / optax's. A ratio is the median over the rounds of ours to optax's in the same round (torch's to optax's
+on torch's lines); A/A is the same for a second, separately compiled optax: the noise. *first call*: trace, lower and
+compile a function that no cache knows. *B/param*: bytes accessed a parameter by the compiled step. *temp*: its
+temporary memory. Parameters and state are donated.
+
+Targets: step <= {STEP_TARGET} x max(1, A/A); first call <= {FIRST_TARGET} x max(1, A/A), on one leaf
+{FIRST_TARGET_ONE_LEAF} x; bytes accessed, temporary memory and state at most optax's (scalars are let pass).
+"""
+
+
+def counts(rows: Sequence[Row]) -> str:
+    """How much was measured, by tree."""
+    found = []
+    for tree in dict.fromkeys(row.tree for row in rows):
+        rounds, _, firsts = next(row.counts for row in rows if row.tree == tree)
+        steps = sorted({row.counts[1] for row in rows if row.tree == tree})
+        block = f"{steps[0]}-{steps[-1]}" if len(steps) > 1 else f"{steps[0]}"
+        found.append(f"{tree.label}: step {rounds} blocks of {block} steps, first call {firsts}")
+    return "; ".join(found)
+
+
+def report(rows: Sequence[Row], command: str, quick: bool) -> str:
+    spreads = [row.step.spread for row in rows]
+    lines = [
+        "# Dense float32 step: adaptx against optax",
+        "",
+        *([QUICK_NOTE, ""] if quick else []),
+        f"- Date: {datetime.date.today().isoformat()}",
+        f"- Command: `{command}`",
+        f"- Machine: {machine()}",
+        f"- Versions: {versions()}",
+        f"- Medians of: {counts(rows)}",
+        f"- Half the range of a row's step ratios: median {statistics.median(spreads):.3f}, most {max(spreads):.3f}",
+        "",
+        table(rows),
+        "",
+        LEGEND,
+    ]
+    return "\n".join(lines)
+
+
+# The command ----------------------------------------------------------------------------------------------------
+
+
+class OneLineParser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = OneLineParser(prog="python -m benchmarks.dense", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--optimizer", action="append", choices=list(PAIRS), help="repeatable; default: all")
+    parser.add_argument("--tree", action="append", choices=list(TREES), help="leaves; repeatable; default: all")
+    parser.add_argument("--repeats", type=positive, default=5, help="timed blocks a library (default 5)")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/dense.md"), help="the Markdown report")
+    parser.add_argument("--quick", action="store_true", help="small trees, to see that it runs")
+    arguments = parser.parse_args(argv)
+    try:  # now, not after half an hour
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.open("a").close()
+    except OSError as problem:
+        parser.error(f"--out {arguments.out}: {problem.strerror}")
+    return arguments
+
+
+class Progress:
+    """A bar on stderr; silent where tqdm is not installed."""
+
+    def __init__(self, total: int) -> None:
+        try:
+            self.bar: Any = importlib.import_module("tqdm").tqdm(total=total, file=sys.stderr, leave=False)
+        except ImportError:
+            print('no progress bar: pip install "adaptx[plot]" brings tqdm', file=sys.stderr)
+            self.bar = None
+
+    def say(self, text: str) -> None:
+        if self.bar is not None:
+            self.bar.set_description(text)
+
+    def tick(self) -> None:
+        if self.bar is not None:
+            self.bar.update()
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = parse(argv)
+    jax.config.update("jax_enable_compilation_cache", False)  # a first call read from disk is no first call
+    trees = QUICK_TREES if arguments.quick else TREES
+    jobs = [
+        (name, trees[tree])
+        for name in dict.fromkeys(arguments.optimizer or PAIRS)
+        for tree in dict.fromkeys(arguments.tree or trees)
+    ]
+    if arguments.quick:
+        print(QUICK_NOTE)
+
+    progress = Progress(sum(3 * first_call_rounds(tree, arguments.repeats) + arguments.repeats for _, tree in jobs))
+    rows: list[Row] = []
+    interrupted = False
+    try:
+        for name, tree in jobs:
+            progress.say(f"{name} {tree.label}")
+            rows.append(measure(name, tree, arguments.repeats, progress.tick))
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        progress.close()
+    if rows:
+        text = report(rows, shlex.join(["python", "-m", "benchmarks.dense", *argv]), arguments.quick)
+        arguments.out.write_text(text)
+        print(text)
+        print(f"{sum(bool(row.misses()) for row in rows)} of {len(rows)} rows miss a target; report: {arguments.out}")
+    if interrupted:
+        print(f"interrupted: {len(rows)} of {len(jobs)} rows measured", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""Writes what the documents say of the optimizers from the registry: `python -m tests.documents.generate`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from adaptx.registry import OPTIMIZERS, Entry
+from tests.conformance.ledger import LEDGER
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+CATALOGUE = ROOT / "adaptx" / "CATALOGUE.md"
+
+
+def readme_table() -> str:
+    """One row an optimizer: what it is, from which paper, what it stores and how far it looks."""
+    rows = [
+        "| optimizer | direction | first line | source | looks at |",
+        "|---|---|---|---|---|",
+    ]
+    for entry in OPTIMIZERS.values():
+        direction = f"`{entry.direction.__name__}`" if entry.direction else "-"
+        reach = " or ".join(dict.fromkeys(entry.reduces))
+        source = f"[{_authors(entry)} {entry.paper.year}]({entry.paper.url})"
+        rows.append(f"| `{entry.name}` | {direction} | {_first_line(entry)} | {source} | {reach} |")
+    return "\n".join(rows)
+
+
+def laws_line() -> str:
+    """How many exceptions to the laws are declared."""
+    return f"Declared exceptions to the laws: {len(LEDGER)}."
+
+
+def catalogue() -> str:
+    """Every optimizer in full: equations, arguments with defaults, source, flags."""
+    parts = [
+        "# The catalogue\n\nGenerated from the registry by `python -m tests.documents.generate`; a test fails when it is "
+        "stale. The equations are executed against the code by the tests.\n\n"
+        "Flags: *looks at*: how far one element's update looks; *normalised*: a step does not shrink when gradients grow; "
+        "*odd*: (-g, -x) gives -u; *scale free*: g -> c g changes nothing at eps = eps_root = 0; *zero is fixed*: zero "
+        "gradients give the decay alone."
+    ]
+    for entry in OPTIMIZERS.values():
+        text = (entry.factory.__doc__ or "").split("\n", 1)
+        equations, _, arguments = text[1].partition("\nArguments:\n")
+        direction = f"`adaptx.{entry.direction.__name__}`" if entry.direction else f"none: {entry.direction_reason}"
+        parts.append(
+            f"## {entry.name}\n\n{_first_line(entry)}\n\n{_fenced(equations)}\n\n"
+            + "\n".join("- " + re.sub(r"^(\w+):", r"`\1`:", line.strip()) for line in arguments.splitlines())
+            + f"\n\nDirection: {direction}. Source: [{entry.paper.title}, {entry.paper.year}]({entry.paper.url}). "
+            f"Family: {entry.family}. Maturity: {entry.maturity}. Typical rate: {entry.typical_rate:g}.\n\n{_flags(entry)}"
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def _first_line(entry: Entry) -> str:
+    return (entry.factory.__doc__ or "").splitlines()[0].partition(": ")[2].rstrip(".")
+
+
+def _authors(entry: Entry) -> str:
+    """The surnames in the paper's title line."""
+    return re.findall(r"\(([^()]*?)(?: \d{4})?\)", entry.paper.title)[0]
+
+
+def _fenced(text: str) -> str:
+    """The indented equations as code blocks, prose as it is."""
+    lines, fenced, inside = [], [], False
+    for line in text.strip().splitlines():
+        equation = line.startswith("    ") or line in ("Start:", "Step t = 1, 2, ...:")
+        if equation != inside:
+            lines.append("```" if inside else "```text")
+            inside = equation
+        lines.append(line)
+    if inside:
+        lines.append("```")
+    fenced.extend(lines)
+    return "\n".join(fenced)
+
+
+def _flags(entry: Entry) -> str:
+    """One row a case."""
+    rows = [
+        "| case | looks at | normalised | odd | scale free | zero is fixed | needs |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    yes = lambda value: "yes" if value else "no"
+    for i, case in enumerate(entry.cases):
+        given = ", ".join(f"{k}={v}" for k, v in case.items())
+        flags = [yes(flag[i]) for flag in (entry.normalised, entry.odd, entry.scale_free, entry.zero_is_fixed)]
+        rows.append(f"| `{given}` | {entry.reduces[i]} | {' | '.join(flags)} | {', '.join(entry.needs[i]) or '-'} |")
+    return "\n".join(rows)
+
+
+def with_section(text: str, name: str, content: str) -> str:
+    """The text with what stands between its markers `<!-- name -->` and `<!-- end name -->` replaced."""
+    begin, end = f"<!-- {name} -->", f"<!-- end {name} -->"
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}\n{content}\n{end}{rest.partition(end)[2]}"
+
+
+def readme() -> str:
+    """The README with its generated sections renewed."""
+    text = with_section(README.read_text(), "optimizers", readme_table())
+    return with_section(text, "laws", laws_line())
+
+
+if __name__ == "__main__":
+    README.write_text(readme())
+    CATALOGUE.write_text(catalogue())
