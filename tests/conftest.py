@@ -7,11 +7,11 @@ import os
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
-import contextlib  # noqa: E402  (XLA reads its flags when jax is imported)
-from collections.abc import Iterator  # noqa: E402
+import contextlib
+from collections.abc import Iterator
 
-import jax  # noqa: E402
-import pytest  # noqa: E402
+import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -16,7 +16,7 @@ class Descent(NamedTuple):
     mask: Any = None
     scale: Callable[[Array, Array], Array] | None = None
 
-    def apply(self, u: Array, x: Array | None, learning_rate: Array, weight_decay: Array | None) -> Array:
+    def apply(self, u: Array, x: Any, learning_rate: Array, weight_decay: Array | None) -> Array:
         """The update of one array; both rates are 0-d, the decay None on masked leaves."""
         if weight_decay is not None:
             u = u + weight_decay * x

@@ -24,6 +24,7 @@ from adaptx.core.rule import Rule, copied
 
 def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTransformationExtraArgs:
     """The rule as a transformation; with `then`, the ready optimizer. `name` is what errors call it."""
+    first = {field: slot for field, slot in rule.slots.items() if slot is not None}
     owns_rate = "learning_rate" in rule.needs
     extras = [need for need in rule.needs if need not in ("learning_rate", "params")]
     uses_params = then is not None and (then.weight_decay is not None or then.scale is not None)
@@ -36,17 +37,17 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
         make = jax.eval_shape if abstract else lambda f, *args: f(*args)
         return rule.State(
             count=make(lambda: jnp.zeros([], jnp.int32)),
-            **{field: jax.tree.map(functools.partial(_first, f), params) for field, f in rule.slots.items()},
+            **{field: jax.tree.map(functools.partial(_first, f), params) for field, f in first.items()},
             **{field: make(functools.partial(_first_scalar, f), leaves) for field, f in rule.scalars.items()},
         )
 
     def enter(g: Array, x: Any, slots: Any, scalars: Any, clock: Any, working: Any, decayed: bool) -> Any:
         """One leaf in working precision: g, s, x, t as the rule sees them."""
         count, biases, learning_rate, weight_decay, needs = clock
-        number = lambda v: None if v is None else jnp.asarray(v, real(working))
+        number: Any = lambda v: None if v is None else jnp.asarray(v, real(working))
         s = rule.State(count=count, **jax.tree.map(lambda a: raised(a, working), {**slots, **scalars}))
-        listed = tuple(zip(rule.decays, biases, strict=True))
-        t = Clock(number(count), listed, number(learning_rate), number(weight_decay) if decayed else None, **needs)
+        rates = {"learning_rate": number(learning_rate), "weight_decay": number(weight_decay) if decayed else None}
+        t = Clock(t=number(count), biases=tuple(zip(rule.decays, biases, strict=True)), **rates, **needs)
         return g.astype(working), s, None if x is None else x.astype(working), t
 
     def leave(s: Any, slots: Any) -> Any:
@@ -66,11 +67,13 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
         emitted = g.dtype if x is None else wider(g.dtype, x.dtype)
         g, s, x, t = enter(g, x, slots, scalars, clock, working, decayed)
         # The clamp hides an Inf. g - g is 0, or NaN where g is not finite; added to a moment it costs no more reading.
-        like = (f for f in slots if rule.slots[f] is not copied and getattr(slots[f], "shape", None) == g.shape)
+        like = (f for f in slots if first[f] is not copied and getattr(slots[f], "shape", None) == g.shape)
         moment = next(like, None)
-        if moment is not None:
-            s = s._replace(**{moment: getattr(s, moment) + (g - g)})
-        g = bounded(g) if moment is not None or rule.part is not None else bounded(g) + (g - g)
+        lost, g = g - g, bounded(g)
+        if moment is not None and not jnp.iscomplexobj(g):
+            s = s._replace(**{moment: getattr(s, moment) + lost})
+        elif rule.part is None:
+            g = g + lost
         u, s = rule.step(g, s, x, t)
         if then is not None and not owns_rate:
             u = then.apply(u, x, t.learning_rate, t.weight_decay)
@@ -83,7 +86,7 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
         gs, treedef = jax.tree.flatten(grads, is_leaf=checks.is_none)
         live = [i for i, g in enumerate(gs) if g is not None]
         xs = checks.matching_params(name, grads, gs, params)
-        slots = checks.matching_state(name, grads, gs, {f: getattr(state, f) for f in rule.slots}, rule.slots)
+        slots = checks.matching_state(name, grads, gs, {f: getattr(state, f) for f in first}, first)
         scalars = {f: getattr(state, f) for f in rule.scalars}
 
         count = state.count + (state.count < jnp.iinfo(jnp.int32).max).astype(jnp.int32)  # saturates
@@ -109,14 +112,14 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
         if rule.advance is not None and (rule.part is None or live):
             width = wider(jnp.float32, *map(real, working.values()))
             now = {k: raised(v, width) for k, v in scalars.items()}
-            t = Clock(count.astype(width), (), *rates, **needs)
-            new = rule.advance(rule.State(count=count, **now, **dict.fromkeys(rule.slots)), totals, t)
+            t = Clock(t=count.astype(width), learning_rate=rates[0], weight_decay=rates[1], **needs)
+            new = rule.advance(rule.State(count=count, **now, **dict.fromkeys(first)), totals, t)
             scalars = {k: _stored(getattr(new, k), v) for k, v in scalars.items()}
 
         results = each(step)
         slots |= {i: new for i, (_, new) in results.items()}
         us = [results[i][0] if i in results else None for i in range(len(gs))]
-        fields = {f: treedef.unflatten([slots[i][f] for i in range(len(gs))]) for f in rule.slots}
+        fields = {f: treedef.unflatten([slots[i][f] for i in range(len(gs))]) for f in first}
         return treedef.unflatten(us), rule.State(count=count, **fields, **scalars)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import types
 from typing import Any
 
 import jax
@@ -76,12 +77,13 @@ def _traced_bias_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     return _traced_bias(value, complement, t), t * jnp.power(value, t - 1) * tangents[1]
 
 
-class Clock:
+class Clock(types.SimpleNamespace):
     """What a step knows besides arrays: the count t (from 1), bias corrections, and what the rule `needs`."""
 
-    def __init__(self, t: Array, biases: Any = (), learning_rate: Any = None, weight_decay: Any = None, **needs: Any):
-        self.t, self.biases, self.learning_rate, self.weight_decay = t, biases, learning_rate, weight_decay
-        self.__dict__.update(needs)
+    t: Array
+    biases: Any = ()
+    learning_rate: Any = None
+    weight_decay: Any = None
 
     def bias(self, b: Decay) -> Array:
         """1 - b^t; already there, once for the whole tree, if the rule lists b among its `decays`."""

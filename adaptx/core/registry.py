@@ -11,8 +11,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
-import jax
 import numpy as np
+from jax.core import Tracer
 
 from adaptx.core.moments import Decay
 
@@ -163,7 +163,7 @@ def _check(name: str, argument: str, value: Any) -> None:
         value = value.value if isinstance(value, Decay) else value
         if meaning.allowed == "in [0, 1)" and hasattr(value, "dtype"):
             Decay.of(value, f"{name}: {argument}: ")
-        ok = isinstance(value, jax.core.Tracer) or _within(meaning.test, value)
+        ok = isinstance(value, Tracer) or _within(meaning.test, value)
     if not ok:
         raise ValueError(
             f"{name}: {argument} must be {meaning.allowed}{' or None' * bool(meaning.none)}, got {value!r}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,9 +12,11 @@ from jax import Array
 from adaptx.core.moments import Decay
 from adaptx.core.rounding import real, wider
 
+Params = Any  # in a State: a tree like the parameters; inside a rule: one array of it
 Slot = Callable[[Any], Any]
 
 
+@dataclasses.dataclass(frozen=True)
 class Rule:
     """What the lift needs to run an algorithm on a pytree.
 
@@ -31,23 +34,14 @@ class Rule:
         arrives as t.learning_rate, with t.weight_decay (None where masked).
     """
 
-    def __init__(
-        self,
-        State: Any,
-        step: Callable[..., Any],
-        *,
-        decays: tuple[Decay, ...] = (),
-        needs: tuple[str, ...] = (),
-        scalars: Mapping[str, Any] | None = None,
-        part: Any = None,
-        advance: Any = None,
-        **slots: Slot | None,
-    ):
-        self.State, self.step, self.decays, self.needs = State, step, decays, needs
-        self.scalars, self.part, self.advance = dict(scalars or {}), part, advance
-        self.slots = {field: first for field, first in slots.items() if first is not None}
-        if State._fields[0] != "count" or {*State._fields[1:]} < {*self.slots, *self.scalars}:
-            raise TypeError(f"{State.__name__} needs a first field `count` and a field for each slot and scalar")
+    State: Any
+    step: Callable[..., Any]
+    slots: Mapping[str, Slot | None]
+    scalars: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    part: Any = None
+    advance: Callable[..., Any] | None = None
+    decays: tuple[Decay, ...] = ()
+    needs: tuple[str, ...] = ()
 
 
 def accumulator_dtype(x: Any) -> Any:

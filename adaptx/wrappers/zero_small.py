@@ -18,7 +18,7 @@ def zero_small(threshold: Any) -> optax.GradientTransformation:
     Errors: ValueError for a negative threshold. Leaves keep their dtype; None leaves are left alone.
     """
 
-    def update(updates: Any, state: optax.EmptyState, params: Any = None) -> tuple[Any, optax.EmptyState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
         return jax.tree.map(lambda g: jnp.where(jnp.abs(g) <= threshold, jnp.zeros_like(g), g), updates), state
 

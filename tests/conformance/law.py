@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
+
 from tests.conformance.cases import CASES, PER_OPTIMIZER, Case
 
 
@@ -51,6 +53,4 @@ def law(
 
 def leaves_named(tree: Any) -> list[tuple[str, Any]]:
     """Leaves with their paths, for messages."""
-    import jax
-
     return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]

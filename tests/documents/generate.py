@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import jax.numpy as jnp
+
 from adaptx.registry import OPTIMIZERS, Entry
 from tests.conformance.ledger import LEDGER
 
@@ -35,9 +37,9 @@ def laws_line() -> str:
 def catalogue() -> str:
     """Every optimizer in full: equations, arguments with defaults, source, flags."""
     parts = [
-        "# The catalogue\n\nGenerated from the registry by `python -m tests.documents.generate`; a test fails when it is "
-        "stale. The equations are executed against the code by the tests.\n\n"
-        "Flags: *looks at*: how far one element's update looks; *normalised*: a step does not shrink when gradients grow; "
+        "# The catalogue\n\nGenerated from the registry by `python -m tests.documents.generate`; a test fails when it "
+        "is stale. The equations are executed against the code by the tests.\n\n"
+        "Flags: *looks at*: how far one element's update looks; *normalised*: a step does not shrink as gradients grow; "
         "*odd*: (-g, -x) gives -u; *scale free*: g -> c g changes nothing at eps = eps_root = 0; *zero is fixed*: zero "
         "gradients give the decay alone."
     ]
@@ -49,9 +51,16 @@ def catalogue() -> str:
             f"## {entry.name}\n\n{_first_line(entry)}\n\n{_fenced(equations)}\n\n"
             + "\n".join("- " + re.sub(r"^(\w+):", r"`\1`:", line.strip()) for line in arguments.splitlines())
             + f"\n\nDirection: {direction}. Source: [{entry.paper.title}, {entry.paper.year}]({entry.paper.url}). "
-            f"Family: {entry.family}. Maturity: {entry.maturity}. Typical rate: {entry.typical_rate:g}.\n\n{_flags(entry)}"
+            f"Family: {entry.family}. Maturity: {entry.maturity}. Typical rate: {entry.typical_rate:g}.\n\n"
+            + f"State: `{_state(entry)}`.\n\n{_flags(entry)}"
         )
     return "\n\n".join(parts) + "\n"
+
+
+def _state(entry: Entry) -> str:
+    """The state's fields in the fullest case."""
+    state = entry.factory(**entry.cases[-1]).init({"x": jnp.zeros(1)})
+    return f"{type(state).__name__}({', '.join(type(state)._fields)})"
 
 
 def _first_line(entry: Entry) -> str:
@@ -65,7 +74,7 @@ def _authors(entry: Entry) -> str:
 
 def _fenced(text: str) -> str:
     """The indented equations as code blocks, prose as it is."""
-    lines, fenced, inside = [], [], False
+    lines, inside = [], False
     for line in text.strip().splitlines():
         equation = line.startswith("    ") or line in ("Start:", "Step t = 1, 2, ...:")
         if equation != inside:
@@ -74,8 +83,7 @@ def _fenced(text: str) -> str:
         lines.append(line)
     if inside:
         lines.append("```")
-    fenced.extend(lines)
-    return "\n".join(fenced)
+    return "\n".join(lines)
 
 
 def _flags(entry: Entry) -> str:

@@ -105,5 +105,5 @@ def test_what_happens_in_adaptx() -> None:
     x = jnp.ones(2)
     assert (adaptx.adadelta().update(x, adaptx.adadelta().init(x), x)[0] < 0).all()
     short = jnp.ones(2, jnp.bfloat16)
-    with pytest.raises(ValueError, match="hyperparam_dtype=jnp.float32"):
+    with pytest.raises(ValueError, match=r"hyperparam_dtype=jnp\.float32"):
         optax.inject_hyperparams(adaptx.adamw)(1e-3).init(short)

@@ -11,15 +11,15 @@ from adaptx.core.descent import Descent
 from adaptx.core.lift import lift
 from adaptx.core.moments import Clock, Decay, abs_sq, divide, ema, safe_sqrt
 from adaptx.core.registry import Paper, checked, optimizer
-from adaptx.core.rule import Rule, real_zeros
+from adaptx.core.rule import Params, Rule, real_zeros
 
 
 class AdadeltaState(NamedTuple):
     """The state of Adadelta."""
 
     count: Array  # t
-    nu: optax.Params  # v, the mean of squared gradients, real
-    delta_sq: optax.Params  # d, the mean of squared directions, real
+    nu: Params  # v, the mean of squared gradients, real
+    delta_sq: Params  # d, the mean of squared directions, real
 
 
 def adadelta_rule(b2: Any, eps: Any, eps_root: Any) -> Rule:
@@ -31,7 +31,7 @@ def adadelta_rule(b2: Any, eps: Any, eps_root: Any) -> Rule:
         u = divide(safe_sqrt(s.delta_sq + eps_root) * g, safe_sqrt(v + eps_root), eps)
         return u, s._replace(nu=v, delta_sq=ema(s.delta_sq, abs_sq(u), b2))
 
-    return Rule(AdadeltaState, step, nu=real_zeros, delta_sq=real_zeros)
+    return Rule(AdadeltaState, step, dict(nu=real_zeros, delta_sq=real_zeros))
 
 
 @checked

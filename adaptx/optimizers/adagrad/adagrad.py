@@ -12,15 +12,15 @@ from adaptx.core.descent import Descent, rate_at
 from adaptx.core.lift import lift
 from adaptx.core.moments import Clock, Decay, abs_sq, divide, heavy_ball, safe_sqrt
 from adaptx.core.registry import Paper, checked, optimizer
-from adaptx.core.rule import Rule, filled, zeros
+from adaptx.core.rule import Params, Rule, filled, zeros
 
 
 class AdaGradState(NamedTuple):
     """The state of AdaGrad."""
 
     count: Array  # t
-    nu: optax.Params  # s, the sum of squared gradients, real
-    trace: optax.Params | None = None  # the momentum buffer
+    nu: Params  # s, the sum of squared gradients, real
+    trace: Params = None  # the momentum buffer
 
 
 def adagrad_rule(
@@ -47,9 +47,8 @@ def adagrad_rule(
     return Rule(
         AdaGradState,
         step,
+        dict(nu=filled(initial_accumulator), trace=None if momentum is None else zeros),
         needs=() if l1 is None else ("learning_rate", "params"),
-        nu=filled(initial_accumulator),
-        trace=None if momentum is None else zeros,
     )
 
 

@@ -12,14 +12,14 @@ from adaptx.core.descent import Descent
 from adaptx.core.lift import lift
 from adaptx.core.moments import Clock, abs_sq, divide, safe_sqrt, sum_sq
 from adaptx.core.registry import Paper, checked, optimizer
-from adaptx.core.rule import Rule, per_tensor
+from adaptx.core.rule import Params, Rule, per_tensor
 
 
 class AdaGradNormState(NamedTuple):
     """The state of AdaGrad-Norm."""
 
     count: Array  # t
-    nu: optax.Params  # s, the sum of squared gradient norms: a number for each tensor, or one for the tree
+    nu: Params  # s, the sum of squared gradient norms: a number for each tensor, or one for the tree
 
 
 def adagrad_norm_rule(initial_accumulator: Any, eps: Any, eps_root: Any, per: str) -> Rule:
@@ -38,8 +38,8 @@ def adagrad_norm_rule(initial_accumulator: Any, eps: Any, eps_root: Any, per: st
         return divide(g, safe_sqrt(s.nu + eps_root), eps), s
 
     if per == "tree":
-        return Rule(AdaGradNormState, step, part=part_of_tree, advance=advance, scalars={"nu": initial_accumulator})
-    return Rule(AdaGradNormState, step, part=part_of_tensor, nu=per_tensor(initial_accumulator))
+        return Rule(AdaGradNormState, step, {}, dict(nu=initial_accumulator), part_of_tree, advance)
+    return Rule(AdaGradNormState, step, dict(nu=per_tensor(initial_accumulator)), part=part_of_tensor)
 
 
 @checked

@@ -12,16 +12,16 @@ from adaptx.core.descent import Descent
 from adaptx.core.lift import lift
 from adaptx.core.moments import Clock, Decay, abs_sq, debias, divide, ema, heavy_ball, safe_sqrt
 from adaptx.core.registry import Paper, checked, optimizer
-from adaptx.core.rule import Rule, filled, zeros
+from adaptx.core.rule import Params, Rule, filled, zeros
 
 
 class RMSPropState(NamedTuple):
     """The state of RMSprop."""
 
     count: Array  # t
-    nu: optax.Params  # v, the mean of squared gradients, real
-    mu: optax.Params | None = None  # m, the mean of gradients; centered only
-    trace: optax.Params | None = None  # the momentum buffer
+    nu: Params  # v, the mean of squared gradients, real
+    mu: Params = None  # m, the mean of gradients; centered only
+    trace: Params = None  # the momentum buffer
 
 
 def rmsprop_rule(
@@ -53,10 +53,12 @@ def rmsprop_rule(
     return Rule(
         RMSPropState,
         step,
+        dict(
+            nu=filled(initial_accumulator),
+            mu=zeros if centered else None,
+            trace=None if momentum is None else zeros,
+        ),
         decays=(b2,) if bias_correction else (),
-        nu=filled(initial_accumulator),
-        mu=zeros if centered else None,
-        trace=None if momentum is None else zeros,
     )
 
 

@@ -39,11 +39,9 @@ def adabound_rule(b1: Any, b2: Any, eps: Any, eps_root: Any, final: Any, gamma: 
     return Rule(
         AdamState,
         step,
+        dict(mu=zeros, nu=real_zeros, nu_max=real_zeros if amsbound else None),
         decays=(b1, b2),
         needs=("learning_rate",),
-        mu=zeros,
-        nu=real_zeros,
-        nu_max=real_zeros if amsbound else None,
     )
 
 

@@ -12,16 +12,16 @@ from adaptx.core.descent import Descent
 from adaptx.core.lift import lift
 from adaptx.core.moments import Clock, Decay, abs_sq, debias, divide, ema, safe_sqrt
 from adaptx.core.registry import Paper, checked, optimizer
-from adaptx.core.rule import Rule, real_zeros, zeros
+from adaptx.core.rule import Params, Rule, real_zeros, zeros
 
 
 class AdamState(NamedTuple):
     """The state of Adam and its kin."""
 
     count: Array  # t
-    mu: optax.Params  # m, like the parameters
-    nu: optax.Params  # v, real
-    nu_max: optax.Params | None = None  # the largest v so far; amsgrad only
+    mu: Params  # m, like the parameters
+    nu: Params  # v, real
+    nu_max: Params = None  # the largest v so far; amsgrad only
 
 
 def adam_rule(b1: Any, b2: Any, eps: Any, eps_root: Any, amsgrad: bool = False) -> Rule:
@@ -36,7 +36,8 @@ def adam_rule(b1: Any, b2: Any, eps: Any, eps_root: Any, amsgrad: bool = False) 
         v_hat = debias(v if v_max is None else v_max, b2, t)
         return divide(m_hat, safe_sqrt(v_hat + eps_root), eps), s._replace(mu=m, nu=v, nu_max=v_max)
 
-    return Rule(AdamState, step, decays=(b1, b2), mu=zeros, nu=real_zeros, nu_max=real_zeros if amsgrad else None)
+    slots = dict(mu=zeros, nu=real_zeros, nu_max=real_zeros if amsgrad else None)
+    return Rule(AdamState, step, slots, decays=(b1, b2))
 
 
 @checked

@@ -12,15 +12,15 @@ from adaptx.core.descent import Descent
 from adaptx.core.lift import lift
 from adaptx.core.moments import Clock, Decay, debias, divide, ema
 from adaptx.core.registry import Paper, checked, optimizer
-from adaptx.core.rule import Rule, real_zeros, zeros
+from adaptx.core.rule import Params, Rule, real_zeros, zeros
 
 
 class AdamaxState(NamedTuple):
     """The state of Adamax."""
 
     count: Array  # t
-    mu: optax.Params  # m, like the parameters
-    nu: optax.Params  # v, the decaying maximum of |g|, real
+    mu: Params  # m, like the parameters
+    nu: Params  # v, the decaying maximum of |g|, real
 
 
 def adamax_rule(b1: Any, b2: Any, eps: Any) -> Rule:
@@ -32,7 +32,7 @@ def adamax_rule(b1: Any, b2: Any, eps: Any) -> Rule:
         v = jnp.maximum(b2 * s.nu, jnp.abs(g))
         return divide(debias(m, b1, t), v, eps), s._replace(mu=m, nu=v)
 
-    return Rule(AdamaxState, step, decays=(b1,), mu=zeros, nu=real_zeros)
+    return Rule(AdamaxState, step, dict(mu=zeros, nu=real_zeros), decays=(b1,))
 
 
 @checked

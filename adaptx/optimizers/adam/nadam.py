@@ -13,15 +13,15 @@ from adaptx.core.descent import Descent
 from adaptx.core.lift import lift
 from adaptx.core.moments import Clock, Decay, abs_sq, debias, divide, ema, safe_sqrt
 from adaptx.core.registry import Paper, checked, optimizer
-from adaptx.core.rule import Rule, real_zeros, zeros
+from adaptx.core.rule import Params, Rule, real_zeros, zeros
 
 
 class NAdamState(NamedTuple):
     """The state of NAdam."""
 
     count: Array  # t
-    mu: optax.Params  # m, like the parameters
-    nu: optax.Params  # v, real
+    mu: Params  # m, like the parameters
+    nu: Params  # v, real
     mu_bias: Array  # 1 - the product of the momenta so far: kept as the complement, which does not cancel
 
 
@@ -48,7 +48,7 @@ def nadam_rule(b1: Any, b2: Any, eps: Any, eps_root: Any, momentum_decay: Any) -
         m_hat = (1 - now) * g / s.mu_bias + following * m / next_bias
         return divide(m_hat, safe_sqrt(debias(v, b2, t) + eps_root), eps), s._replace(mu=m, nu=v)
 
-    return Rule(NAdamState, step, decays=(b2,), scalars={"mu_bias": 0.0}, advance=advance, mu=zeros, nu=real_zeros)
+    return Rule(NAdamState, step, dict(mu=zeros, nu=real_zeros), dict(mu_bias=0.0), advance=advance, decays=(b2,))
 
 
 @checked

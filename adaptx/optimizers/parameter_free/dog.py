@@ -13,14 +13,14 @@ from adaptx.core.lift import lift
 from adaptx.core.moments import Clock, abs_sq, divide, safe_sqrt, tree_sum
 from adaptx.core.registry import Paper, optimizer
 from adaptx.core.rounding import real, wider
-from adaptx.core.rule import Rule, accumulator_dtype, copied
+from adaptx.core.rule import Params, Rule, accumulator_dtype, copied
 
 
 class DoGState(NamedTuple):
     """The state of DoG."""
 
     count: Array  # t
-    initial_params: optax.Params  # x0, a copy
+    initial_params: Params  # x0, a copy
     distance: Array  # r, the largest distance from x0 so far
     grad_sq: Array  # s, the sum of squared gradient norms
 
@@ -44,15 +44,8 @@ def dog_rule(initial_distance: Any, eps: Any, eps_root: Any) -> Rule:
         rate = t.learning_rate * divide(s.distance, safe_sqrt(s.grad_sq + eps_root), eps)
         return -rate * (g if t.weight_decay is None else g + t.weight_decay * x), s
 
-    return Rule(
-        DoGState,
-        step,
-        needs=("learning_rate", "params"),
-        scalars={"distance": first_distance, "grad_sq": 0.0},
-        part=part,
-        advance=advance,
-        initial_params=copied,
-    )
+    slots, scalars = dict(initial_params=copied), dict(distance=first_distance, grad_sq=0.0)
+    return Rule(DoGState, step, slots, scalars, part, advance, needs=("learning_rate", "params"))
 
 
 @optimizer(
