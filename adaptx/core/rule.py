@@ -8,6 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 
 from adaptx.core.moments import Decay
 from adaptx.core.rounding import real, wider
@@ -49,19 +50,24 @@ def accumulator_dtype(x: Any) -> Any:
     return wider(jnp.float32, jnp.result_type(x))
 
 
+def _full_like(x: Any, value: Any, dtype: Any) -> Array:
+    """full_like, which keeps the sharding of x; a constant in a compiled init would lie whole on every device, so there
+    it is made to depend on x."""
+    full = jnp.full_like(x, value, dtype=dtype)
+    return jnp.where(x != x, jnp.asarray(value, dtype), full) if isinstance(x, Tracer) else full
+
+
 def zeros(x: Any) -> Array:
-    """A first moment: like the parameter (zeros_like keeps its sharding), float32 or wider, complex if it is."""
-    return jnp.zeros_like(x, dtype=accumulator_dtype(x))
-
-
-def real_zeros(x: Any) -> Array:
-    """A second moment: like the parameter but real."""
-    return jnp.zeros_like(x, dtype=real(accumulator_dtype(x)))
+    """A first moment: like the parameter, float32 or wider, complex if it is."""
+    return _full_like(x, 0, accumulator_dtype(x))
 
 
 def filled(value: Any) -> Slot:
-    """A second moment that starts at a value."""
-    return lambda x: jnp.full_like(x, value, dtype=real(accumulator_dtype(x)))
+    """A second moment: like the parameter but real; it starts at a value."""
+    return lambda x: _full_like(x, value, real(accumulator_dtype(x)))
+
+
+real_zeros: Slot = filled(0)
 
 
 def per_tensor(value: Any) -> Slot:

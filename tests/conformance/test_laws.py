@@ -40,4 +40,6 @@ def test_law_catches_its_planted_defect(law: Law) -> None:
 def test_ledger_names_laws_and_cases() -> None:
     ids = {case.id for case in CASES}
     for law, case in LEDGER:
-        assert law in LAWS and case in ids and LEDGER[law, case]
+        assert law in LAWS
+        assert case in ids
+        assert LEDGER[law, case]
