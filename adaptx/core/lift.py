@@ -33,8 +33,7 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
     def init(params: Any) -> Any:
         checks.check_inexact(name, "parameter", params)
         leaves = jax.tree.leaves(params)
-        abstract = any(isinstance(x, jax.ShapeDtypeStruct) for x in leaves)
-        make = jax.eval_shape if abstract else lambda f, *args: f(*args)
+        make = jax.eval_shape if any(map(_is_abstract, leaves)) else lambda f, *args: f(*args)
         return rule.State(
             count=make(lambda: jnp.zeros([], jnp.int32)),
             **{field: jax.tree.map(functools.partial(_first, f), params) for field, f in first.items()},
@@ -67,11 +66,10 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
         emitted = g.dtype if x is None else wider(g.dtype, x.dtype)
         g, s, x, t = enter(g, x, slots, scalars, clock, working, decayed)
         # The clamp hides an Inf. g - g is 0, or NaN where g is not finite; added to a moment it costs no more reading.
-        like = (f for f in slots if first[f] is not copied and getattr(slots[f], "shape", None) == g.shape)
-        moment = next(like, None)
+        moments = [f for f in slots if first[f] is not copied and getattr(slots[f], "shape", None) == g.shape]
         lost, g = g - g, bounded(g)
-        if moment is not None and not jnp.iscomplexobj(g):
-            s = s._replace(**{moment: getattr(s, moment) + lost})
+        if moments and not jnp.iscomplexobj(g):
+            s = s._replace(**{moments[0]: getattr(s, moments[0]) + lost})
         elif rule.part is None:
             g = g + lost
         u, s = rule.step(g, s, x, t)
@@ -125,6 +123,10 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def _is_abstract(x: Any) -> bool:
+    return isinstance(x, jax.ShapeDtypeStruct)
+
+
 def _is_number(a: Any) -> bool:
     """Not a random key."""
     return not jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
@@ -141,7 +143,7 @@ def _dtypes(tree: Any) -> list[Any]:
 
 def _first(slot: Any, x: Any) -> Any:
     """A slot's first value; for an abstract parameter its shape, dtype and, where the shape is the same, sharding."""
-    if not isinstance(x, jax.ShapeDtypeStruct):
+    if not _is_abstract(x):
         return slot(x)
     like = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=x.sharding if a.shape == x.shape else None)
     return jax.tree.map(like, jax.eval_shape(slot, x))
@@ -159,8 +161,7 @@ def _expanded(name: str, mask: Any, params: Any, grads: Any, treedef: Any) -> li
     """A mask, a prefix tree of bools or a function of the parameters, as one bool for each gradient leaf."""
     if callable(mask) and jax.tree.leaves(mask) == [mask]:  # a module whose leaves are bools is callable too
         mask = mask(params)
-    if mask is None:
-        mask = True
+    mask = True if mask is None else mask
     spread = lambda m, below: jax.tree.map(lambda _: m, below, is_leaf=checks.is_none)
     try:
         return [bool(m) for m in treedef.flatten_up_to(jax.tree.map(spread, mask, grads))]

@@ -2,43 +2,189 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from tests.conformance.cases import Case, grads_like, params_like
-from tests.conformance.law import law
-from tests.conformance.program import run
+from tests.conformance.compare import assert_close, holds, wide
+from tests.conformance.law import law, leaves_named
+from tests.conformance.program import RECORDED, jitted, numbers, run, transformation
 from tests.conftest import x64
 
 
-def _kind(tree: object) -> object:
+def _kind(tree: Any) -> Any:
     return jax.tree.map(lambda a: (a.shape, str(a.dtype), a.weak_type), tree)
 
 
-def _state_in_gradient_dtype(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
-    """Optax's old habit: accumulators take the parameters' dtype until the first update widens them."""
+def _wider(*dtypes: Any) -> str:
+    """The dtype that holds them all; float32 for bfloat16 with float16."""
+    return str(jnp.result_type(*map(jnp.dtype, dtypes)))
 
-    def init(params: optax.Params) -> optax.OptState:
-        cast = lambda a, x: a.astype(x.dtype)
-        state = tx.init(params)
-        return state._replace(mu=jax.tree.map(cast, state.mu, params))
 
+def _coarse(tree: Any) -> Any:
+    """Numbers that every dtype here holds exactly: multiples of 1/64 below 2."""
+    return jax.tree.map(lambda a: jnp.round(a * 64) / 64, tree)
+
+
+def _cast(tree: Any, dtypes: Any) -> Any:
+    return jax.tree.map(lambda a, dtype: a.astype(dtype), tree, dtypes)
+
+
+# C1
+
+
+def _state_in_parameter_dtype(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+    """A first moment that takes the parameters' dtype until the first update widens it: Optax's old habit."""
+    cast = lambda a, x: a.astype(x.dtype)
     return optax.GradientTransformationExtraArgs(
-        init, lambda u, s, p=None, **k: tx.update(u, s._replace(mu=jax.tree.map(lambda m: m.astype(jnp.float32), s.mu)), p)
+        lambda params: (state := tx.init(params))._replace(mu=jax.tree.map(cast, state.mu, params)),
+        lambda u, s, p=None: tx.update(u, s._replace(mu=jax.tree.map(lambda m: m.astype(jnp.float32), s.mu)), p),
     )
 
 
-@law("C1", tier="C", plant=lambda case: case.broken(_state_in_gradient_dtype))
+@law("C1", tier="C", plant=lambda case: case.broken(_state_in_parameter_dtype))
 def state_is_a_fixed_point(case: Case) -> None:
-    """State structure, shapes, dtypes and weak types never change; the update has the declared dtype."""
+    """State structure, shapes, dtypes and weak types never change, x64 or not; the update has the declared dtype."""
+    needs_params = case.flag("needs") or "weight_decay" in numbers(case)
     for dtype in ("float16", "bfloat16", "float32", "complex64", "float64", "complex128"):
-        with x64(dtype in ("float64", "complex128")):
-            params, grads = params_like(dtype), grads_like(1, dtype)
-            one = jax.tree.map(lambda g: g[0], grads)
-            state = case.tx().init(params)
-            updates, after = jax.eval_shape(case.tx().update, one, state, params)
-            assert _kind(after) == _kind(jax.eval_shape(lambda s: s, state)), f"{case.id} {dtype}: the state changed"
-            expected = case.flag("emits") or dtype
-            for u in jax.tree.leaves(updates):
-                assert str(u.dtype) == expected, f"{case.id} {dtype}: the update is {u.dtype}"
+        kinds = []
+        for on in (True,) if dtype in ("float64", "complex128") else (False, True):
+            what = f"{case.id} {dtype}, x64 {'on' if on else 'off'}"
+            with x64(on), holds(what):
+                params, g = params_like(dtype), jax.tree.map(lambda a: a[0], grads_like(1, dtype))
+                tx = case.tx()
+                state = jax.eval_shape(tx.init, params)
+                results = [jax.eval_shape(tx.update, g, state, params)]
+                if not needs_params:
+                    results.append(jax.eval_shape(tx.update, g, state))
+            for updates, after in results:
+                assert _kind(after) == _kind(state), f"{what}: the state changed"
+                for u in jax.tree.leaves(updates):
+                    assert str(u.dtype) == (case.flag("emits") or dtype), f"{what}: the update is {u.dtype}"
+                    assert not u.weak_type, f"{what}: the update is weakly typed"
+            kinds.append(_kind(state))
+        assert kinds[0] == kinds[-1], f"{case.id} {dtype}: x64 changed the state"
+
+
+# C2, C3
+
+
+def _in_dtypes(case: Case, of_params: Any, of_grads: Any) -> None:
+    """Leaves in these dtypes: the state is float32's, and each update is float32's, rounded once to its dtype."""
+    tx, coarse = transformation(case), _coarse((params_like(), grads_like(RECORDED)))
+    state = run(case, *coarse, held=True).state
+    params, g = coarse[0], jax.tree.map(lambda a: a[3], coarse[1])
+    expected, after = jitted(case)[0](g, state, params)
+    mixed_params, mixed_g = _cast(params, of_params), _cast(g, of_grads)
+    with holds(f"{case.id}: gradients {of_grads} of parameters {of_params}"):
+        first = jax.eval_shape(tx.init, mixed_params)
+        got, state = jax.jit(tx.update)(mixed_g, state, mixed_params)
+    assert _kind(first) == _kind(state), f"{case.id}: gradients {of_grads} of parameters {of_params} change the state"
+    assert_close(f"{case.id}: the state with gradients {of_grads}", state, after, 1e-6)
+    for k in params:
+        dtype = case.flag("emits") or _wider(of_params[k], of_grads[k])
+        what = f"{case.id}: gradient {of_grads[k]}, parameter {of_params[k]}"
+        assert str(got[k].dtype) == dtype, f"{what}: the update is {got[k].dtype}, not {dtype}"
+        exact, resolution = wide(expected[k]), jnp.finfo(dtype)
+        # Half a unit in the last place, and float32's own rounding in two programs; the smallest number below that.
+        bound = (float(resolution.eps) / 2 + 1e-6) * np.abs(exact) + float(resolution.smallest_subnormal)
+        assert np.all(np.abs(wide(got[k]) - exact) <= bound), f"{what}: {got[k]}, not {expected[k]} rounded once"
+
+
+def _in_the_widest_dtype(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+    """All leaves raveled into one vector for speed, which has one dtype."""
+
+    def update(grads: Any, state: Any, params: Any = None) -> Any:
+        updates, state = tx.update(grads, state, params)
+        dtype = jnp.result_type(*jax.tree.leaves(updates))
+        return jax.tree.map(lambda u: u.astype(dtype), updates), state
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
+
+
+@law("C2", tier="O", plant=lambda case: case.broken(_in_the_widest_dtype))
+def dtypes_mix_in_a_tree(case: Case) -> None:
+    """bfloat16, float16 and float32 leaves in one tree: each leaf keeps its dtype and float32's numbers."""
+    mixed = {"b": "float16", "s": "float32", "w": "bfloat16"}
+    _in_dtypes(case, mixed, mixed)
+
+
+def _through_the_gradient(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+    """Parameters cast to the gradients' dtype at the door: the decay of float32 masters is bfloat16's."""
+
+    def update(grads: Any, state: Any, params: Any = None) -> Any:
+        return tx.update(grads, state, jax.tree.map(lambda x, g: x.astype(g.dtype), params, grads))
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
+
+
+@law("C3", tier="O", plant=lambda case: case.broken(_through_the_gradient))
+def gradients_of_another_dtype(case: Case) -> None:
+    """float32 parameters with bfloat16 gradients, and the reverse: the wider dtype comes out, the state is stable."""
+    of_params = {"b": "float32", "s": "bfloat16", "w": "float32"}
+    of_grads = {"b": "bfloat16", "s": "float32", "w": "float16"}
+    _in_dtypes(case, of_params, of_grads)
+
+
+# C4
+
+
+def _state_in_low_precision(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+    """Accumulators like the parameters: in bfloat16 the second moment stops where its steps round to nothing."""
+    init = lambda x: jax.tree.map(lambda a: a.astype(x["w"].dtype) if a.ndim else a, tx.init(x))
+    return optax.GradientTransformationExtraArgs(init, tx.update)
+
+
+@law("C4", tier="C", plant=lambda case: case.broken(_state_in_low_precision))
+def low_precision_tracks_float32(case: Case) -> None:
+    """After 3,000 equal gradients with the parameters held, float16's and bfloat16's state and update are float32's."""
+    constant = lambda tree: jax.tree.map(lambda a: jnp.stack([a[0]] * RECORDED), tree)
+    params, grads = _coarse((params_like(), constant(grads_like(1))))
+    expected = run(case, params, grads, 3000, held=True)
+    for dtype in ("float16", "bfloat16"):
+        got = run(case, *jax.tree.map(lambda a, dtype=dtype: a.astype(dtype), (params, grads)), 3000, held=True)
+        tiny = float(jnp.finfo(dtype).smallest_subnormal)  # no float16 is nearer to a smaller update
+        for part in ("state", "updates"):
+            pairs = zip(leaves_named(getattr(got, part)), jax.tree.leaves(getattr(expected, part)), strict=True)
+            for (path, a), b in pairs:
+                a, b = wide(a), wide(b)
+                worst = np.max(np.abs(a - b) - 0.01 * np.abs(b) - (tiny if part == "updates" else 0), initial=0)
+                assert worst <= 0, f"{case.id} {dtype}, {part}{path}: {a.ravel()}, in float32 {b.ravel()}"
+
+
+# C5
+
+
+@law("C5", tier="O", plant=lambda case: case.broken(optax.contrib.split_real_and_imaginary))
+def complex_parameters(case: Case) -> None:
+    """Complex parameters: the second moment re^2 + im^2 is shared by both parts; conjugates and phases pass through."""
+    tx, turn = transformation(case), np.exp(1j)
+
+    def steps(params: Any, grads: Any) -> list[Any]:
+        state, results = tx.init(params), []
+        for i in range(3):
+            updates, state = tx.update(jax.tree.map(lambda a: a[i], grads), state, params)  # noqa: B023
+            params = jax.tree.map(jnp.add, params, updates)
+            results.append((updates, state))
+        return results
+
+    # complex64 has nothing of its own here, and DoG's distance is lost in its rounding. Op by op nothing is compiled.
+    with x64(), jax.disable_jit(), holds(f"{case.id}: complex parameters"):
+        given = params_like("complex128"), grads_like(3, "complex128")
+        base, moduli = steps(*given), steps(*jax.tree.map(jnp.abs, given))
+        conjugated = jax.tree.map(jnp.conj, steps(*jax.tree.map(jnp.conj, given)))
+        turned = steps(*jax.tree.map(lambda a: a * turn, given))
+        turned = jax.tree.map(lambda a: a / turn if jnp.iscomplexobj(a) else a, turned)
+    assert_close(f"{case.id}: conjugated", conjugated, base, 1e-6)
+    assert_close(f"{case.id}: turned by 1 radian", turned, base, 1e-6)
+    for (path, a), b in zip(leaves_named(base[0][1]), jax.tree.leaves(moduli[0][1]), strict=True):
+        if path.startswith((".mu[", ".nu[")):
+            assert jnp.iscomplexobj(a) == path.startswith(".mu"), (
+                f"{case.id}: {path} of complex parameters is {a.dtype}"
+            )
+        if not jnp.iscomplexobj(a):
+            assert_close(f"{case.id}: {path} of g and of |g|", a, b, 1e-6)
