@@ -82,7 +82,7 @@ def train_all(runs: Sequence["Run"]) -> None:
 
     from benchmarks.training import train
 
-    with tqdm(total=sum(run.steps for run in runs), unit="step", smoothing=0) as bar:
+    with tqdm(total=sum(run.steps for run in runs), unit="step", smoothing=0, disable=None) as bar:
         for run in runs:
             bar.set_description(f"{run.task.name}, {run.optimizer}")
             for steps in train(run):

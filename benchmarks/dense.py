@@ -510,7 +510,7 @@ class Progress:
 
     def __init__(self, total: int) -> None:
         try:
-            self.bar: Any = importlib.import_module("tqdm").tqdm(total=total, file=sys.stderr, leave=False)
+            self.bar: Any = importlib.import_module("tqdm").tqdm(total=total, file=sys.stderr, leave=False, disable=None)
         except ImportError:
             print('no progress bar: pip install "adaptx[plot]" brings tqdm', file=sys.stderr)
             self.bar = None

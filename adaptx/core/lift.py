@@ -33,7 +33,8 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
     def init(params: Any) -> Any:
         checks.check_inexact(name, "parameter", params)
         leaves = jax.tree.leaves(params)
-        make = jax.eval_shape if any(map(_is_abstract, leaves)) else lambda f, *args: f(*args)
+        abstract = any(isinstance(x, jax.ShapeDtypeStruct) for x in leaves)
+        make = jax.eval_shape if abstract else lambda f, *args: f(*args)
         return rule.State(
             count=make(lambda: jnp.zeros([], jnp.int32)),
             **{field: jax.tree.map(functools.partial(_first, f), params) for field, f in first.items()},
@@ -46,7 +47,7 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
         number: Any = lambda v: None if v is None else jnp.asarray(v, real(working))
         s = rule.State(count=count, **jax.tree.map(lambda a: raised(a, working), {**slots, **scalars}))
         rates = {"learning_rate": number(learning_rate), "weight_decay": number(weight_decay) if decayed else None}
-        t = Clock(t=number(count), biases=tuple(zip(rule.decays, biases, strict=True)), **rates, **needs)
+        t = Clock(t=number(count), biases=dict(zip(map(id, rule.decays), biases, strict=True)), **rates, **needs)
         return g.astype(working), s, None if x is None else x.astype(working), t
 
     def leave(s: Any, slots: Any) -> Any:
@@ -123,10 +124,6 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _is_abstract(x: Any) -> bool:
-    return isinstance(x, jax.ShapeDtypeStruct)
-
-
 def _is_number(a: Any) -> bool:
     """Not a random key."""
     return not jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
@@ -143,7 +140,7 @@ def _dtypes(tree: Any) -> list[Any]:
 
 def _first(slot: Any, x: Any) -> Any:
     """A slot's first value; for an abstract parameter its shape, dtype and, where the shape is the same, sharding."""
-    if not _is_abstract(x):
+    if not isinstance(x, jax.ShapeDtypeStruct):
         return slot(x)
     like = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=x.sharding if a.shape == x.shape else None)
     return jax.tree.map(like, jax.eval_shape(slot, x))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import types
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -45,9 +46,8 @@ class Decay:
         return cls(b, 1 - b)
 
     def __mul__(self, m: Array) -> Array:
-        if isinstance(self.value, float):
-            return self.value * m
-        return self.value.astype(jnp.finfo(m.dtype).dtype) * m
+        b = self.value if isinstance(self.value, float) else self.value.astype(jnp.finfo(m.dtype).dtype)
+        return b * m
 
     def __rsub__(self, one: int) -> Decay:
         """`1 - b`: the complement, itself a Decay. No other difference is exact, so none is defined."""
@@ -81,16 +81,13 @@ class Clock(types.SimpleNamespace):
     """What a step knows besides arrays: the count t (from 1), bias corrections, and what the rule `needs`."""
 
     t: Array
-    biases: Any = ()
+    biases: Mapping[int, Array] = types.MappingProxyType({})  # by id of the Decay
     learning_rate: Any = None
     weight_decay: Any = None
 
     def bias(self, b: Decay) -> Array:
         """1 - b^t; already there, once for the whole tree, if the rule lists b among its `decays`."""
-        for listed, value in self.biases:
-            if listed is b:
-                return value
-        return b.bias(self.t)
+        return self.biases[id(b)] if id(b) in self.biases else b.bias(self.t)
 
 
 def abs_sq(g: Array) -> Array:
@@ -121,8 +118,6 @@ def sum_sq(g: Array) -> Array:
 
 def tree_sum(parts: list[Array], width: Any, largest: Any = jnp.inf) -> Array:
     """A sum over leaves, sorted so that leaf order cannot change a bit; each part is cut at +-largest, NaN passes."""
-    if not parts:
-        return jnp.zeros([], width)
     stacked = jnp.stack([jnp.asarray(p, width) for p in parts])
     return jnp.sum(jnp.sort(jnp.clip(stacked, -jnp.asarray(largest, width), jnp.asarray(largest, width))))
 

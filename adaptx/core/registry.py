@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
+from jax import Array
 from jax.core import Tracer
 
 from adaptx.core.moments import Decay
@@ -86,12 +87,14 @@ class Argument(NamedTuple):
     schedulable: bool = False
     choices: tuple[str, ...] = ()
     none: str = ""  # what None means, where it is allowed
+    needs: str = ""  # the argument without which this one would change nothing
 
 
 _rate = functools.partial(Argument, allowed="a number, array or schedule >= 0", test=lambda v: v >= 0, schedulable=True)
 _decay = functools.partial(Argument, allowed="in [0, 1)", test=lambda v: (v >= 0) & (v < 1))
 _size = functools.partial(Argument, allowed=">= 0", test=lambda v: v >= 0)
 _positive = functools.partial(Argument, allowed="> 0", test=lambda v: v > 0)
+_mask = functools.partial(Argument, allowed="a prefix tree of bools or a function giving one")
 _switch = functools.partial(Argument, allowed="True or False")
 
 GLOSSARY: dict[str, Argument] = {
@@ -101,9 +104,9 @@ GLOSSARY: dict[str, Argument] = {
     "eps": _size("added to the root in the denominator (outside)"),
     "eps_root": _size("added under the root (inside)"),
     "momentum": _decay("decay of a momentum buffer over the directions, before the rate", none="off"),
-    "nesterov": _switch("look one momentum step ahead; needs momentum"),
+    "nesterov": _switch("look one momentum step ahead; needs momentum", needs="momentum"),
     "weight_decay": _rate("decoupled decay, times the learning rate", none="off"),
-    "mask": Argument("where the decay applies", "a prefix tree of bools or a function giving one", none="everywhere"),
+    "mask": _mask("where the decay applies; needs weight_decay", none="everywhere", needs="weight_decay"),
     "initial_accumulator": _size("the second moment's first value"),
     "lr_decay": _size("the rate at step t is divided by 1 + (t - 1) lr_decay", none="off"),
     "l1": _size("l1 penalty, by the proximal step: small weights become exactly zero", none="off"),
@@ -120,7 +123,7 @@ GLOSSARY: dict[str, Argument] = {
 }
 
 # Optax's names for what is called otherwise here.
-RENAMED = {"decay": "b2", "rho": "b2", "weight_decay_mask": "mask", "reps_rel": "initial_distance"}
+RENAMED = {"decay": "b2", "rho": "b2", "weight_decay_mask": "mask", "init_step": "initial_distance"}
 RENAMED |= {"initial_accumulator_value": "initial_accumulator", "initial_scale": "initial_accumulator"}
 RENAMED |= {"eps_in_sqrt": "eps_root (inside the root) and eps (outside)", "mu_dtype": "always float32 or wider"}
 
@@ -128,6 +131,7 @@ RENAMED |= {"eps_in_sqrt": "eps_root (inside the root) and eps (outside)", "mu_d
 def checked(factory: Callable[P, T]) -> Callable[P, T]:
     """A factory whose concrete arguments are validated by the glossary and listed in its docstring."""
     signature, name = inspect.signature(factory), factory.__name__
+    defaults = {argument: parameter.default for argument, parameter in signature.parameters.items()}
 
     @functools.wraps(factory)
     def public(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -136,8 +140,12 @@ def checked(factory: Callable[P, T]) -> Callable[P, T]:
                 allowed = f"allowed are {', '.join(signature.parameters)}"
                 hint = f"it is {RENAMED[argument]} here" if argument in RENAMED else allowed
                 raise TypeError(f"{name}: no argument {argument}; {hint}")
-        for argument, value in signature.bind(*args, **kwargs).arguments.items():
+        given = signature.bind(*args, **kwargs).arguments
+        for argument, value in given.items():
             _check(name, argument, value)
+            needed = GLOSSARY[argument].needs
+            if needed and not (value is None or value is False) and given.get(needed, defaults.get(needed)) is None:
+                raise ValueError(f"{name}: {argument} needs {needed}")
         return factory(*args, **kwargs)
 
     lines = [_described(parameter) for parameter in signature.parameters.values()]
@@ -163,15 +171,9 @@ def _check(name: str, argument: str, value: Any) -> None:
         value = value.value if isinstance(value, Decay) else value
         if meaning.allowed == "in [0, 1)" and hasattr(value, "dtype"):
             Decay.of(value, f"{name}: {argument}: ")
-        ok = isinstance(value, Tracer) or _within(meaning.test, value)
+        number = isinstance(value, int | float | np.ndarray | np.generic | Array) and not isinstance(value, bool)
+        ok = isinstance(value, Tracer) or (number and bool(np.all(meaning.test(np.asarray(value, dtype=float)))))
     if not ok:
         raise ValueError(
             f"{name}: {argument} must be {meaning.allowed}{' or None' * bool(meaning.none)}, got {value!r}"
         )
-
-
-def _within(test: Callable[[Any], Any], value: Any) -> bool:
-    try:
-        return not isinstance(value, str) and bool(np.all(test(np.asarray(value, dtype=float))))
-    except (TypeError, ValueError):
-        return False

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from adaptx.core.registry import checked
+from adaptx.core.rounding import wider
 
 
 @checked
@@ -18,8 +19,13 @@ def zero_small(threshold: Any) -> optax.GradientTransformation:
     Errors: ValueError for a negative threshold. Leaves keep their dtype; None leaves are left alone.
     """
 
+    def kept(g: Any) -> Any:
+        size = jnp.abs(g)
+        size = size.astype(wider(jnp.float32, size.dtype))  # a 16-bit threshold could round to Inf
+        return jnp.where(size <= jnp.asarray(threshold, size.dtype), jnp.zeros_like(g), g)
+
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
-        return jax.tree.map(lambda g: jnp.where(jnp.abs(g) <= threshold, jnp.zeros_like(g), g), updates), state
+        return jax.tree.map(kept, updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -79,6 +79,7 @@ def run_of(dataset: data.Dataset, optimizer: str, *, task: int = 0, steps: int =
 # What it prints and writes.
 
 
+@pytest.mark.suite
 def test_three_tasks_one_table_two_pictures(
     show: Callable[..., list[list[str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,6 +96,7 @@ def test_three_tasks_one_table_two_pictures(
         assert len(picture) > 20_000
 
 
+@pytest.mark.suite
 def test_options_change_the_result(
     show: Callable[..., list[list[str]]], idx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +232,7 @@ def test_a_missing_idx_file(idx: Path) -> None:
 # Ctrl-C.
 
 
+@pytest.mark.suite
 def test_interrupt_keeps_what_was_done(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,13 +36,14 @@ def adagrad_rule(
         if momentum is not None:
             u, trace = heavy_ball(s.trace, u, momentum, nesterov)
         if l1 is not None:
-            u = _proximal(u, root, x, t) - x
+            u = _proximal(u, root, x, t)
         return u, s._replace(nu=nu, trace=trace)
 
     def _proximal(u: Array, root: Array, x: Array, t: Clock) -> Array:
-        """The parameter after the step and the shrinkage: exactly zero where it ends within the threshold."""
-        z = x - t.learning_rate * (u if t.weight_decay is None else u + t.weight_decay * x)
-        return jnp.sign(z) * jnp.maximum(jnp.abs(z) - t.learning_rate * divide(l1, root, eps), 0)
+        """The step and the shrinkage as one update: exactly -x where the parameter ends within the threshold."""
+        step = -t.learning_rate * (u if t.weight_decay is None else u + t.weight_decay * x)
+        threshold = t.learning_rate * divide(l1, root, eps)
+        return jnp.where(jnp.abs(x + step) <= threshold, -x, step - jnp.sign(x + step) * threshold)
 
     return Rule(
         AdaGradState,

@@ -31,7 +31,7 @@ def dog_rule(initial_distance: Any, eps: Any, eps_root: Any) -> Rule:
     def first_distance(params: list[Array]) -> Array:
         width = wider(jnp.float32, *(real(accumulator_dtype(x)) for x in params))
         squares = [jnp.sum(abs_sq(jnp.asarray(x, accumulator_dtype(x)))) for x in params]
-        return initial_distance * (1 + safe_sqrt(tree_sum(squares, width)))
+        return initial_distance * (1 + safe_sqrt(tree_sum([jnp.zeros([]), *squares], width)))
 
     def part(g: Array, s: DoGState, x: Array, t: Clock) -> tuple[Any, DoGState]:
         return (jnp.sum(abs_sq(x - s.initial_params)), jnp.sum(abs_sq(g))), s

@@ -1,0 +1,93 @@
+"""Law L7: the documented formula is the code."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import re
+from typing import Any
+
+import jax
+import numpy as np
+
+from adaptx.registry import GLOSSARY
+from tests.conformance.cases import Case, grads_like, params_like
+from tests.conformance.law import law, leaves_named
+from tests.conformance.program import RECORDED, run
+from tests.conftest import x64
+
+START, STEP = "Start:", "Step t = 1, 2, ...:"
+# What an equation may use beside the arguments and its own names.
+WORDS = dict(
+    sqrt=np.sqrt,
+    maximum=np.maximum,
+    abs=np.abs,
+    sign=np.sign,
+    sum=np.sum,
+    clip=np.clip,
+    norm=lambda a: np.sqrt(np.sum(np.abs(a) ** 2)),
+)
+
+
+def equations(doc: str, heading: str) -> str:
+    """The indented lines under a heading of a docstring."""
+    found = re.search(rf"^{re.escape(heading)}\n((?:    .*\n)+)", doc, re.MULTILINE)
+    assert found, f"no block `{heading}`"
+    return inspect.cleandoc(found[1])
+
+
+def _wrong_sign(case: Case) -> Case:
+    """A docstring that ascends, over sound code."""
+
+    @functools.wraps(case.factory)
+    def factory(**kwargs: Any) -> Any:
+        return case.factory(**kwargs)
+
+    factory.__doc__ = (case.factory.__doc__ or "").replace("x = x - ", "x = x + ")
+    return dataclasses.replace(case, factory=factory)
+
+
+@law("L7", tier="C", plant=_wrong_sign)
+def documented_formula_is_the_code(case: Case) -> None:
+    """The docstring's equations, run as they stand in float64, give the library's steps; it lists every argument."""
+    doc, parameters = case.factory.__doc__ or "", inspect.signature(case.entry.factory).parameters
+    start, step = equations(doc, START), equations(doc, STEP)
+    for name in parameters:
+        assert re.search(rf"^    {name}: .", doc, re.MULTILINE), f"{case.id}: {name} is not listed in the docstring"
+        in_formula = re.search(rf"\b{name}\b", start + "\n" + step)
+        where_or_what = GLOSSARY[name].choices or name == "mask"  # not a part of the equations on one array
+        assert in_formula or where_or_what, f"{case.id}: {name} is in no equation"
+    direction = case.entry.direction
+    if direction is not None:
+        assert (direction.__doc__ or "").strip(), f"{case.id}: the direction has no docstring"
+        for name in inspect.signature(direction).parameters:
+            assert re.search(rf"^    {name}: .", direction.__doc__ or "", re.MULTILINE), f"{case.id}: direction, {name}"
+
+    values = {**{name: p.default for name, p in parameters.items()}, **case.kwargs}
+    off = {name: 0.0 for name, value in values.items() if value is None and GLOSSARY[name].none == "off"}
+    with x64():
+        params, grads = params_like("float64"), grads_like(RECORDED, "float64")
+        result = run(case, params, grads)
+    join = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+    at = lambda tree, i: jax.tree.map(lambda a: np.asarray(a)[i], tree)
+    iterates = [*(at(result.iterates, i) for i in range(RECORDED)), jax.tree.map(np.asarray, result.params)]
+    gs = [at(grads, i) for i in range(RECORDED)]
+    if case.flag("reduces") == "tree":  # the equations then speak of all parameters as one vector
+        iterates, gs = [join(x) for x in iterates], [join(g) for g in gs]
+
+    for i, (path, _) in enumerate(leaves_named(iterates[0])):
+        leaf = lambda tree, i=i: jax.tree.leaves(tree)[i]
+        names = {**WORDS, **values, **off, "x": leaf(iterates[0])}
+        try:
+            exec(start, names)
+            for t in range(1, RECORDED + 1):
+                names |= {"t": t, "g": leaf(gs[t - 1])}
+                exec(step, names)
+                error = np.max(np.abs(names["x"] - leaf(iterates[t])))
+                # 1e-12 of the way travelled, as in A1, and the rounding of t additions to the parameter itself.
+                way = np.max(np.abs(leaf(iterates[t]) - leaf(iterates[0])))
+                rounding = t * np.finfo(float).eps * np.max(np.abs(leaf(iterates[t])))
+                assert error <= 1e-12 * way + rounding, f"{case.id}{path}: at t = {t} the docs are off by {error:.3g}"
+        except (NameError, SyntaxError, TypeError) as wrong:
+            raise AssertionError(f"{case.id}: the docstring's equations do not run: {wrong}") from None

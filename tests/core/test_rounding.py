@@ -1,0 +1,110 @@
+"""Rounding: the join of dtypes, the clamp on the way in, the one cast on the way out."""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adaptx.core.rounding import bounded, raised, real, rounded, wider
+from tests.conftest import x64
+
+few = settings(deadline=None, max_examples=50)
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+COMPLEX = ("complex64", "complex128")
+
+
+@pytest.mark.usefixtures("strict")
+@pytest.mark.parametrize(("a", "b"), [*itertools.product(FLOATS + COMPLEX, repeat=2)])
+def test_wider_holds_both(a: str, b: str) -> None:
+    """Also under strict promotion, whether 64 bits are on or not, and in either order."""
+    joined = wider(jnp.dtype(a), jnp.dtype(b))
+    assert joined == wider(jnp.dtype(b), jnp.dtype(a))
+    for one in (a, b):
+        ours, theirs = jnp.finfo(joined), jnp.finfo(one)
+        assert ours.max >= theirs.max
+        assert ours.eps <= theirs.eps
+        assert ours.tiny <= theirs.tiny
+    assert jnp.issubdtype(joined, jnp.complexfloating) == (a in COMPLEX or b in COMPLEX)
+    # No wider than it must be: one of the two, except where neither holds the other.
+    assert joined in (a, b) or {a, b} == {"float16", "bfloat16"} or {"complex64", "float64"} == {a, b}
+
+
+@pytest.mark.parametrize("dtype", FLOATS + COMPLEX)
+def test_real(dtype: str) -> None:
+    assert real(dtype) == {"complex64": "float32", "complex128": "float64"}.get(dtype, dtype)
+
+
+def test_raised_leaves_counts_and_keys_alone() -> None:
+    assert raised(jnp.ones(2, jnp.bfloat16), jnp.float32).dtype == jnp.float32
+    assert raised(jnp.ones(2, jnp.float32), jnp.complex64).dtype == jnp.float32
+    assert raised(jnp.ones(2, jnp.complex64), jnp.complex64).dtype == jnp.complex64
+    for other in (jnp.ones(2, jnp.int32), jax.random.key(0)):
+        assert raised(other, jnp.float32) is other
+
+
+LIMITS = {"float32": 1e12, "float64": 1e150}
+
+
+@pytest.mark.parametrize("dtype", LIMITS)
+def test_bounded_clamps_the_size(dtype: str) -> None:
+    limit = LIMITS[dtype]
+    with x64(dtype == "float64"):
+        largest = float(jnp.finfo(dtype).max)
+        g = jnp.asarray([0.0, -0.0, 1.0, -limit, 2 * limit, -largest, jnp.nan], dtype)
+        clamped = np.asarray(bounded(g), float)
+    np.testing.assert_array_equal(clamped[:3], [0, 0, 1])
+    np.testing.assert_allclose(clamped[3:6], [-limit, limit, -limit], rtol=1e-7)
+    assert np.isnan(clamped[6])
+    assert np.isfinite(np.sum(np.square(clamped[:6], dtype=dtype), dtype=dtype) * 1e6)
+
+
+@few
+@given(st.floats(-(2.0**39), 2.0**39, width=32, allow_subnormal=False))  # XLA flushes those on a CPU
+def test_bounded_changes_no_ordinary_number(g: float) -> None:
+    assert float(bounded(jnp.float32(g))) == g
+    assert float(jax.grad(bounded)(jnp.float32(g))) == 1
+
+
+@few
+@given(st.floats(13, 30), st.floats(-np.pi, np.pi))
+def test_bounded_keeps_the_phase(magnitude: float, phase: float) -> None:
+    g = 10**magnitude * np.exp(1j * phase)
+    clamped = complex(bounded(jnp.complex64(g)))
+    assert abs(clamped) == pytest.approx(1e12, rel=1e-6)
+    assert abs(clamped / abs(clamped) - g / abs(g)) < 1e-6
+
+
+def test_bounded_passes_small_complex_numbers_and_nan() -> None:
+    assert complex(bounded(jnp.complex64(3 - 4j))) == 3 - 4j
+    assert np.isnan(complex(bounded(jnp.complex64(complex(np.nan, 1)))))
+
+
+@few
+@given(st.floats(width=32, allow_nan=False, allow_infinity=False, allow_subnormal=False))
+def test_rounded_rounds_once_and_saturates(u: float) -> None:
+    """To the nearest, as NumPy does; what the narrow dtype cannot hold becomes its largest number."""
+    for dtype in (jnp.float16, jnp.bfloat16):
+        with np.errstate(over="ignore"):
+            nearest = float(np.float32(u).astype(dtype))
+        largest = float(jnp.finfo(dtype).max)
+        assert float(rounded(jnp.float32(u), dtype)) == (nearest if np.isfinite(nearest) else np.copysign(largest, u))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_rounded_hides_nothing(dtype: str) -> None:
+    with x64():
+        u = jnp.asarray([jnp.inf, -jnp.inf, jnp.nan])
+        np.testing.assert_array_equal(np.asarray(rounded(u, dtype), float), [np.inf, -np.inf, np.nan])
+        assert rounded(u, dtype).dtype == dtype
+
+
+def test_rounded_takes_complex_numbers() -> None:
+    with x64():
+        assert rounded(jnp.asarray([1e300 + 1j]), jnp.complex128)[0] == 1e300 + 1j
+        assert rounded(jnp.asarray([2 + 1j]), jnp.complex64).dtype == jnp.complex64
