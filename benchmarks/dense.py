@@ -510,7 +510,8 @@ class Progress:
 
     def __init__(self, total: int) -> None:
         try:
-            self.bar: Any = importlib.import_module("tqdm").tqdm(total=total, file=sys.stderr, leave=False, disable=None)
+            tqdm = importlib.import_module("tqdm").tqdm
+            self.bar: Any = tqdm(total=total, file=sys.stderr, leave=False, disable=None)
         except ImportError:
             print('no progress bar: pip install "adaptx[plot]" brings tqdm', file=sys.stderr)
             self.bar = None

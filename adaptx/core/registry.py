@@ -90,7 +90,9 @@ class Argument(NamedTuple):
     needs: str = ""  # the argument without which this one would change nothing
 
 
-_rate = functools.partial(Argument, allowed="a number, array or schedule >= 0", test=lambda v: v >= 0, schedulable=True)
+_rate = functools.partial(
+    Argument, allowed="a number, 0-d array or schedule >= 0", test=lambda v: v >= 0, schedulable=True
+)
 _decay = functools.partial(Argument, allowed="in [0, 1)", test=lambda v: (v >= 0) & (v < 1))
 _size = functools.partial(Argument, allowed=">= 0", test=lambda v: v >= 0)
 _positive = functools.partial(Argument, allowed="> 0", test=lambda v: v > 0)
@@ -144,7 +146,7 @@ def checked(factory: Callable[P, T]) -> Callable[P, T]:
         for argument, value in given.items():
             _check(name, argument, value)
             needed = GLOSSARY[argument].needs
-            if needed and not (value is None or value is False) and given.get(needed, defaults.get(needed)) is None:
+            if needed and value is not defaults[argument] and given.get(needed, defaults.get(needed)) is None:
                 raise ValueError(f"{name}: {argument} needs {needed}")
         return factory(*args, **kwargs)
 
@@ -171,9 +173,8 @@ def _check(name: str, argument: str, value: Any) -> None:
         value = value.value if isinstance(value, Decay) else value
         if meaning.allowed == "in [0, 1)" and hasattr(value, "dtype"):
             Decay.of(value, f"{name}: {argument}: ")
-        number = isinstance(value, int | float | np.ndarray | np.generic | Array) and not isinstance(value, bool)
-        ok = isinstance(value, Tracer) or (number and bool(np.all(meaning.test(np.asarray(value, dtype=float)))))
+        number = isinstance(value, int | float | np.ndarray | np.generic | Array) and np.ndim(value) == 0
+        ok = isinstance(value, Tracer) or (number and not isinstance(value, bool) and meaning.test(float(value)))
     if not ok:
-        raise ValueError(
-            f"{name}: {argument} must be {meaning.allowed}{' or None' * bool(meaning.none)}, got {value!r}"
-        )
+        allowed = meaning.allowed + " or None" * bool(meaning.none)
+        raise ValueError(f"{name}: {argument} must be {allowed}, got {value!r}")

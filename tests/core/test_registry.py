@@ -49,7 +49,7 @@ BAD = {
     "per": ["leaf", None, 1],
 }
 GOOD = {
-    "learning_rate": [0, 0.1, np.float32(0.1), jnp.float32(0.1), optax.constant_schedule(-1.0), np.array([0.1, 0.2])],
+    "learning_rate": [0, 0.1, np.float32(0.1), jnp.float32(0.1), optax.constant_schedule(-1.0), np.array(0.1)],
     "b2": [0, 0.0, 0.999, np.float64(0.9), jnp.float32(0.9), Decay.of(0.9)],
     "eps": [0, 1e3],
     "gamma": [1e-30],

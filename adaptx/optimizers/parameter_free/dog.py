@@ -42,7 +42,9 @@ def dog_rule(initial_distance: Any, eps: Any, eps_root: Any) -> Rule:
 
     def step(g: Array, s: DoGState, x: Array, t: Clock) -> tuple[Array, DoGState]:
         rate = t.learning_rate * divide(s.distance, safe_sqrt(s.grad_sq + eps_root), eps)
-        return -rate * (g if t.weight_decay is None else g + t.weight_decay * x), s
+        if t.weight_decay is None:
+            return -rate * g, s
+        return -rate * g - jnp.minimum(rate * t.weight_decay, 1) * x, s
 
     slots, scalars = dict(initial_params=copied), dict(distance=first_distance, grad_sq=0.0)
     return Rule(DoGState, step, slots, scalars, part, advance, needs=("learning_rate", "params"))
@@ -59,6 +61,8 @@ def dog_rule(initial_distance: Any, eps: Any, eps_root: Any) -> Rule:
     typical_rate=1.0,
     reduces="tree",
     needs=("params",),
+    normalised=True,
+    scale_free=True,
     cases=(
         dict(learning_rate=1.0),
         dict(learning_rate=0.5, initial_distance=1e-3, eps=1e-3, eps_root=1e-4, weight_decay=0.1, mask=True),
@@ -83,10 +87,11 @@ def dog(
         r = maximum(r, norm(x - x0))
         s = s + norm(g)**2
         rate = learning_rate*r/(sqrt(s + eps_root) + eps)
-        x = x - rate*(g + weight_decay*x)
+        x = x - rate*g - minimum(rate*weight_decay, 1)*x
 
     Norms run over all parameters. The learning rate is the paper's c, best left at 1; average the iterates for the
-    paper's results. Weight decay is decoupled, times the whole rate; the authors' code adds it to the gradient, so that
-    it also enters s. Networks with batch normalisation start better from initial_distance=1e-4.
+    paper's results. Weight decay is decoupled, times the whole rate, and never past zero, since the rate is huge while
+    gradients are tiny. The authors' code adds it to the gradient, so that it also enters s. Networks with batch
+    normalisation start better from initial_distance=1e-4.
     """
     return lift("dog", dog_rule(initial_distance, eps, eps_root), Descent(learning_rate, weight_decay, mask))

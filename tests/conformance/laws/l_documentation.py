@@ -22,6 +22,7 @@ START, STEP = "Start:", "Step t = 1, 2, ...:"
 WORDS = dict(
     sqrt=np.sqrt,
     maximum=np.maximum,
+    minimum=np.minimum,
     abs=np.abs,
     sign=np.sign,
     sum=np.sum,
