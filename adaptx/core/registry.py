@@ -91,7 +91,7 @@ class Argument(NamedTuple):
 
 
 _rate = functools.partial(
-    Argument, allowed="a number, 0-d array or schedule >= 0", test=lambda v: v >= 0, schedulable=True
+    Argument, allowed="a number, array or schedule >= 0", test=lambda v: v >= 0, schedulable=True
 )
 _decay = functools.partial(Argument, allowed="in [0, 1)", test=lambda v: (v >= 0) & (v < 1))
 _size = functools.partial(Argument, allowed=">= 0", test=lambda v: v >= 0)

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from numpy import maximum, sqrt
+from numpy import maximum, minimum, sqrt
 
 Steps = Iterator[tuple[int, Any, Any]]
 Yields = Iterator[tuple[Any, dict[str, Any]]]
@@ -185,7 +185,7 @@ def dog(
         r_bar = max(r_bar, norm(x - x_0))
         squares = squares + norm(g) ** 2
         eta = learning_rate * r_bar / (sqrt(squares + eps_root) + eps)
-        yield -eta * g - min(eta * weight_decay, 1) * x, {"distance": r_bar, "grad_sq": squares}
+        yield -eta * g - minimum(eta * weight_decay, 1) * x, {"distance": r_bar, "grad_sq": squares}
 
 
 # Name -> the loop. A registered optimizer that is missing here fails law A1.
