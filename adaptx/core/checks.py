@@ -1,7 +1,5 @@
 """Checks: bad trees, shapes, dtypes and missing arguments become one line that names the leaf. Free under jit."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Descent: from a direction u to the update -lr (u + wd x)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -4,8 +4,6 @@ All that is not the algorithm lives here, once: trees, None leaves, the count, w
 gradients, sums over the tree, the casts back, and the checks.
 """
 
-from __future__ import annotations
-
 import functools
 import zlib
 from typing import Any

@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
+import jax
 import numpy as np
 from jax import Array
 from jax.core import Tracer
@@ -90,9 +91,7 @@ class Argument(NamedTuple):
     needs: str = ""  # the argument without which this one would change nothing
 
 
-_rate = functools.partial(
-    Argument, allowed="a number, array or schedule >= 0", test=lambda v: v >= 0, schedulable=True
-)
+_rate = functools.partial(Argument, allowed="a number, array or schedule >= 0", test=lambda v: v >= 0, schedulable=True)
 _decay = functools.partial(Argument, allowed="in [0, 1)", test=lambda v: (v >= 0) & (v < 1))
 _size = functools.partial(Argument, allowed=">= 0", test=lambda v: v >= 0)
 _positive = functools.partial(Argument, allowed="> 0", test=lambda v: v > 0)
@@ -165,9 +164,11 @@ def _described(parameter: inspect.Parameter) -> str:
 def _check(name: str, argument: str, value: Any) -> None:
     """One line for a concrete value out of range; tracers and schedules pass."""
     meaning = GLOSSARY[argument]
-    if argument == "mask" or (value is None and meaning.none) or (callable(value) and meaning.schedulable):
+    if (value is None and meaning.none) or (callable(value) and (meaning.schedulable or argument == "mask")):
         return
-    if meaning.test is None:
+    if argument == "mask":
+        ok = all(isinstance(leaf, bool | np.bool_ | Array) for leaf in jax.tree.leaves(value))
+    elif meaning.test is None:
         ok = value in meaning.choices if meaning.choices else isinstance(value, bool | np.bool_)
     else:
         value = value.value if isinstance(value, Decay) else value

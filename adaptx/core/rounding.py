@@ -1,7 +1,5 @@
 """Rounding: the dtypes that arithmetic runs in, the clamp on the way in, and the one cast on the way out."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

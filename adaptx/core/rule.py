@@ -1,7 +1,5 @@
 """Rule: an algorithm as equations on ONE array, with what it stores declared beside it."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
