@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
@@ -159,9 +160,12 @@ def _expanded(name: str, mask: Any, params: Any, grads: Any, treedef: Any) -> li
     mask = True if mask is None else mask
     spread = lambda m, below: jax.tree.map(lambda _: m, below, is_leaf=checks.is_none)
     try:
-        return [bool(m) for m in treedef.flatten_up_to(jax.tree.map(spread, mask, grads))]
+        flat = treedef.flatten_up_to(jax.tree.map(spread, mask, grads))
+        if all(isinstance(m, bool | np.bool_ | Array) for m in flat):
+            return [bool(m) for m in flat]
     except (ValueError, TypeError, jax.errors.TracerBoolConversionError):
-        raise ValueError(f"{name}: mask must be a tree of bools that is a prefix of the parameters' tree") from None
+        pass
+    raise ValueError(f"{name}: mask must be a tree of bools that is a prefix of the parameters' tree")
 
 
 def _folded(scalars: dict[str, Any], grads: Any) -> Any:

@@ -40,9 +40,7 @@ class Case:
         return dataclasses.replace(self, factory=lambda **kwargs: wrap(self.factory(**kwargs)))
 
 
-CASES = [
-    Case(entry, i, entry.factory, kwargs) for entry in OPTIMIZERS.values() for i, kwargs in enumerate(entry.cases)
-]
+CASES = [Case(entry, i, entry.factory, kwargs) for entry in OPTIMIZERS.values() for i, kwargs in enumerate(entry.cases)]
 # Tier O: the default case and the one with all arguments.
 PER_OPTIMIZER = [case for case in CASES if case.index in (0, len(case.entry.cases) - 1)]
 

@@ -1,0 +1,440 @@
+"""Laws B: what JAX's own transformations may do to an optimizer."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from tests.conformance.cases import Case, grads_like, params_like
+from tests.conformance.compare import assert_close, assert_finite, holds, wide
+from tests.conformance.law import law
+from tests.conformance.program import RECORDED, jitted, looped, numbers, run, transformation
+from tests.conftest import x64
+
+# One program compiled in two ways rounds differently; the bound is that over a dozen float32 steps.
+CLOSE = 1e-5
+# The same in float64, where only a different formula can be seen.
+EXACT = 1e-11
+# Under jax.disable_jit operations are compiled one by one and kept by shape: nothing is compiled for each case if
+# all cases share their shapes, so batches are filled up to a multiple of this.
+BATCH = 12
+
+
+def _with_update(tx: optax.GradientTransformationExtraArgs, update: Any) -> optax.GradientTransformationExtraArgs:
+    return optax.GradientTransformationExtraArgs(tx.init, update)
+
+
+def _scaled(tree: Any, factor: Any) -> Any:
+    return jax.tree.map(lambda a: a * factor, tree)
+
+
+def _at(stacked: Any, i: int) -> Any:
+    return jax.tree.map(lambda a: a[i], stacked)
+
+
+def _stacked(trees: Any) -> Any:
+    return jax.tree.map(lambda *a: jnp.stack(a), *trees)
+
+
+# B1
+
+
+def _counted_in_python(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+    """A warm-up that counts its calls in Python: compiled, every step is the first one."""
+    calls: list[None] = []
+
+    def update(grads: Any, state: Any, params: Any = None) -> Any:
+        calls.append(None)
+        updates, state = tx.update(grads, state, params)
+        return _scaled(updates, min(1.0, len(calls) / 10)), state
+
+    return _with_update(tx, update)
+
+
+@law("B1", tier="O", plant=lambda case: case.broken(_counted_in_python))
+def compiled_is_eager(case: Case) -> None:
+    """Two eager steps are the two compiled steps."""
+    tx, params, grads = transformation(case), params_like(), grads_like(2)
+    state = tx.init(params)
+    for i, (updates, after, moved) in enumerate(looped(case)[:2]):
+        eager, state = tx.update(_at(grads, i), state, params)
+        assert_close(f"{case.id}: eager and compiled step {i + 1}", (eager, state), (updates, after), CLOSE)
+        params = moved
+
+
+# B2
+
+
+def _noise_of_numpy(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+    """Gradient noise drawn by NumPy: a number of the trace, not of the step."""
+    rng = np.random.default_rng(0)
+    return _with_update(tx, lambda g, s, p=None: tx.update(_scaled(g, rng.uniform(0.9, 1.1)), s, p))
+
+
+@law("B2", tier="C", plant=lambda case: case.broken(_noise_of_numpy))
+def scan_is_loop(case: Case) -> None:
+    """A compiled loop over the steps (scan's lowering) is a Python loop over the compiled step; scan accepts it."""
+    params, grads = params_like(), grads_like(RECORDED)
+    expected = looped(case)
+    with holds(f"{case.id}: inside a loop"):
+        got = run(case, params, grads)
+    steps = jax.tree.map(lambda *us: jnp.stack(us), *[updates for updates, _, _ in expected])
+    assert_close(f"{case.id}: loop and scan", got[:3], (expected[-1][2], expected[-1][1], steps), CLOSE)
+    with holds(f"{case.id}: scan"):
+        tx = transformation(case)
+        jax.eval_shape(lambda s: jax.lax.scan(lambda s, g: tx.update(g, s, params)[::-1], s, grads), tx.init(params))
+
+
+# B3
+
+
+def _normed_on_the_host(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+    """Clipping with the norm taken by NumPy: eager and compiled agree, a batch of parameters does not pass."""
+
+    def update(grads: Any, state: Any, params: Any = None) -> Any:
+        norm = lambda *leaves: np.float32(sum(float(np.sum(np.square(leaf))) for leaf in leaves) ** 0.5)
+        size = jax.pure_callback(norm, jax.ShapeDtypeStruct((), jnp.float32), *jax.tree.leaves(grads))
+        return tx.update(_scaled(grads, 1 / jnp.maximum(1, size)), state, params)
+
+    return _with_update(tx, update)
+
+
+@law("B3", tier="O", plant=lambda case: case.broken(_normed_on_the_host))
+def batched_is_alone(case: Case) -> None:
+    """vmap over parameters, gradients and states is each of them alone: nothing crosses the batch."""
+    tx, update = transformation(case), jitted(case)[0]
+    many = [params_like(seed=seed) for seed in (0, 7, 8)]
+    params = _stacked(many)
+    with holds(f"{case.id}: vmap"), jax.disable_jit():
+        state, got = jax.vmap(tx.init)(params), []
+        for i in range(2):
+            updates, state = jax.vmap(tx.update)(_scaled(params, i - 0.5), state, params)
+            got.append(updates)
+    for k, x in enumerate(many):
+        alone = tx.init(x)
+        for i in range(2):
+            expected, alone = update(_scaled(x, i - 0.5), alone, x)
+            assert_close(f"{case.id}: batched and alone, step {i + 1}", _at(got[i], k), expected, CLOSE)
+        assert_close(f"{case.id}: batched and alone, the state", _at(state, k), alone, CLOSE)
+
+
+# B4
+
+
+def _frozen_at_zero(case: Case) -> Case:
+    """A factory that asks `if learning_rate == 0:`, which no traced number survives."""
+    return dataclasses.replace(
+        case, factory=lambda **kw: optax.set_to_zero() if kw["learning_rate"] == 0 else case.factory(**kw)
+    )
+
+
+def _other(value: float) -> float:
+    """Another legal value of a number."""
+    return 0.9 * value if value else 0.01
+
+
+@law("B4", tier="O", plant=_frozen_at_zero)
+def traced_is_closed_over(case: Case) -> None:
+    """Every number among the arguments may be traced and vmapped: the result is the closed-over number's."""
+    own = numbers(case)
+    rows = [own, *({**own, name: _other(value)} for name, value in own.items())]
+    params, grads = (
+        {"s": np.float64(0.7), "w": np.float64([-0.6, 1.3])},
+        [{"s": np.float64(g), "w": np.float64([g, -g])} for g in (1.2, -0.5)],
+    )
+
+    def two_steps(arguments: Any) -> Any:
+        tx = case.tx(**arguments)
+        first, state = tx.update(grads[0], tx.init(params), params)
+        return first, *tx.update(grads[1], state, params)
+
+    with x64(), jax.disable_jit():
+        filled = rows + [own] * (-len(rows) % BATCH)
+        with holds(f"{case.id}: vmap over {', '.join(own)}"):
+            traced = jax.vmap(two_steps)({name: jnp.asarray([row[name] for row in filled]) for name in own})
+        for k, (row, name) in enumerate(zip(rows, ["the case's numbers", *own], strict=True)):
+            assert_close(f"{case.id}: traced and closed over, {name}", _at(traced, k), two_steps(row), EXACT)
+
+
+# B5
+
+
+def _remembered(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+    """A constant made at the first call and kept for the next ones: outside its trace it is a leaked tracer."""
+    kept: dict[str, Any] = {}
+
+    def update(grads: Any, state: Any, params: Any = None) -> Any:
+        one = kept.setdefault("one", jnp.ones([]) * 1)
+        return tx.update(_scaled(grads, one), state, params)
+
+    return _with_update(tx, update)
+
+
+@law("B5", tier="O", plant=lambda case: case.broken(_remembered))
+def runs_inside_cond_and_remat(case: Case) -> None:
+    """The update is the same inside cond, and its derivative inside jax.checkpoint."""
+    tx, params, g = case.tx(), params_like(), _at(grads_like(1), 0)
+    params, g = {"w": params["w"]}, {"w": g["w"]}
+    state = tx.init(params)
+
+    def weighed(update: Any, g: Any, state: Any, params: Any) -> Any:
+        results = update(g, state, params)
+        leaves = [a for a in jax.tree.leaves(results) if jnp.issubdtype(a.dtype, jnp.inexact)]
+        return sum((k + 1) * jnp.sum(a) for k, a in enumerate(leaves)), results
+
+    @jax.jit
+    def program(wanted: Any, *args: Any) -> Any:
+        skip = lambda g, state, params: (jax.tree.map(jnp.zeros_like, params), state)
+        inside = jax.lax.cond(wanted, tx.update, skip, *args)
+        return inside, *(jax.grad(weighed, 1, True)(update, *args) for update in (jax.checkpoint(tx.update), tx.update))
+
+    with holds(f"{case.id}: inside cond and checkpoint"):
+        taken, remat, plain = program(True, g, state, params)
+        skipped, _, _ = program(False, g, state, params)
+    assert_close(f"{case.id}: inside cond", taken, plain[1], CLOSE)
+    assert_close(f"{case.id}: cond's other branch", skipped[1], state, 0)
+    assert_close(f"{case.id}: inside checkpoint", remat, plain, CLOSE)
+
+
+# B6
+
+
+def _keeps_the_parameters(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+    """The first iterate stored without a copy, as Optax's DoG, DoWG, COCOB, MADGRAD and Prodigy do."""
+    return optax.GradientTransformationExtraArgs(lambda x: tx.init(x)._replace(initial_params=x), tx.update)
+
+
+@law("B6", tier="O", plant=lambda case: case.broken(_keeps_the_parameters), planted_on="dog")
+def donated_together(case: Case) -> None:
+    """Parameters and state are donated together, twice: every output takes an input's place, and nothing is copied."""
+    tx, params, grads = transformation(case), params_like(), grads_like(2)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params: Any, state: Any, g: Any) -> Any:
+        updates, state = tx.update(g, state, params)
+        return optax.apply_updates(params, updates), state
+
+    jaxpr = jax.make_jaxpr(tx.init)(params).jaxpr
+    kept = {id(v) for v in jaxpr.invars} & {id(v) for v in jaxpr.outvars}
+    assert not kept, f"{case.id}: a compiled init hands on {len(kept)} of the parameters' buffers"
+
+    carry = (params, tx.init(params))
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(carry))
+    with holds(f"{case.id}: donated"):
+        compiled = step.lower(*carry, _at(grads, 0)).compile()
+        for i in range(2):
+            before, carry = carry, compiled(*carry, _at(grads, i))
+            alive = [leaf for leaf in jax.tree.leaves(before) if not leaf.is_deleted()]
+            assert not alive, f"{case.id}: {len(alive)} donated arrays are still there after step {i + 1}"
+    aliased = compiled.memory_analysis().alias_size_in_bytes
+    assert aliased == size, f"{case.id}: {aliased} of {size} donated bytes hold an output"
+    assert_close(f"{case.id}: after two donating steps", carry, looped(case)[1][:0:-1], CLOSE)
+
+
+# B7
+
+
+def _counts_from_a_python_zero(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+    """A count that starts as a Python number's array: the second step, with an int32 in its place, is traced again."""
+    return optax.GradientTransformationExtraArgs(lambda x: tx.init(x)._replace(count=jnp.asarray(0)), tx.update)
+
+
+@law("B7", tier="O", plant=lambda case: case.broken(_counts_from_a_python_zero))
+def traced_once(case: Case) -> None:
+    """One trace serves every step; state and updates are arrays, none of a weak type."""
+    update, traces = jitted(case)
+    params, grads = params_like(), grads_like(3)
+    state, counts = transformation(case).init(params), [len(traces)]
+    for i in range(3):
+        for leaf in jax.tree.leaves(state):
+            assert isinstance(leaf, jax.Array), f"{case.id}: {leaf!r} is in the state before step {i + 1}"
+            assert not leaf.weak_type, f"{case.id}: the state before step {i + 1} has a weakly typed {leaf.dtype}"
+        updates, state = update(_at(grads, i), state, params)
+        counts.append(len(traces))
+        for leaf in jax.tree.leaves(updates):
+            assert not leaf.weak_type, f"{case.id}: the update of step {i + 1} is a weakly typed {leaf.dtype}"
+    assert counts[1] <= counts[0] + 1, f"{case.id}: the first step was traced {counts[1] - counts[0]} times"
+    assert counts[3] == counts[1], f"{case.id}: traced again {counts[3] - counts[1]} times after the first step"
+
+
+# B8
+
+
+def _in_double(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+    """A factor that NumPy computed: under x64 the product is float64, and the cast at the end hides it."""
+
+    def update(grads: Any, state: Any, params: Any = None) -> Any:
+        updates, state = tx.update(grads, state, params)
+        factor = np.sqrt(np.ones([]))
+        return jax.tree.map(lambda u: (u * jnp.asarray(factor)).astype(u.dtype), updates), state
+
+    return _with_update(tx, update)
+
+
+@law("B8", tier="O", plant=lambda case: case.broken(_in_double))
+def exported_for_all_platforms(case: Case) -> None:
+    """One export serves cpu, cuda and tpu, survives serialisation, and holds no float64 array and no callback."""
+    tx, params, g = transformation(case), params_like(), _at(grads_like(1), 0)
+    inputs, structure = jax.tree.flatten((g, tx.init(params), params))  # the tree is not what is exported
+    update = lambda *leaves: jax.tree.leaves(tx.update(*jax.tree.unflatten(structure, leaves)))
+    with x64(), holds(f"{case.id}: export"):  # without x64 there is no float64 to leak
+        exported = jax.export.export(jax.jit(update), platforms=("cpu", "cuda", "tpu"))(*inputs)
+        text = exported.mlir_module()
+        got = jax.export.deserialize(exported.serialize()).call(*inputs)
+    # A rate may be a float64 number under x64, as every schedule of an integer count is.
+    double = [line.strip() for line in text.splitlines() if re.search(r"x(complex<)?f64>", line)]
+    assert not double, f"{case.id}: {len(double)} lines with a float64 array, first {double[0]}"
+    assert "callback" not in text, f"{case.id}: a host callback is in the program"
+    updates, state, _ = looped(case)[0]
+    assert_close(f"{case.id}: exported", list(got), jax.tree.leaves((updates, state)), CLOSE)
+
+
+def _joins_dtypes(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+    """Decay added after the cast: the gradient's dtype meets the parameter's."""
+
+    def update(grads: Any, state: Any, params: Any = None) -> Any:
+        updates, state = tx.update(grads, state, params)
+        return jax.tree.map(lambda u, g: (u + 0 * g).astype(u.dtype), updates, grads), state
+
+    return _with_update(tx, update)
+
+
+@law("B8-strict", tier="O", plant=lambda case: case.broken(_joins_dtypes))
+def promotes_no_dtype_by_itself(case: Case) -> None:
+    """Strict dtype promotion holds around our own code, in every mix of real dtypes and with float32 arguments."""
+
+    def step(given: Any, g: Any, params: Any) -> Any:
+        rate = given["learning_rate"]
+        tx = case.tx(**{**given, "learning_rate": lambda count: rate / (1 + count.astype(rate.dtype))})
+        return tx.update(g, tx.init(params), params)
+
+    given = {name: jnp.float32(value) for name, value in numbers(case).items()}
+    for of_grads, of_params in (("bfloat16", "bfloat16"), ("bfloat16", "float32"), ("float32", "float16")):
+        g, params = params_like(of_grads), params_like(of_params)
+        what = f"{case.id}: {of_grads} gradients of {of_params} parameters"
+        with jax.numpy_dtype_promotion("strict"), holds(what):
+            updates, _ = jax.eval_shape(step, given, g, params)
+        expected = case.flag("emits") or ("bfloat16" if of_params == "bfloat16" else "float32")
+        for u in jax.tree.leaves(updates):
+            assert str(u.dtype) == expected, f"{what}: with float32 arguments the update is {u.dtype}"
+
+
+# B9
+
+
+def _clipped_by_norm(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+    """Clipping by the norm in front: its root has no derivative at 0, and the maximum that picks 1 gives 0 * Inf."""
+
+    def update(grads: Any, state: Any, params: Any = None) -> Any:
+        norm = jnp.sqrt(sum(jnp.sum(g.astype(float) ** 2) for g in jax.tree.leaves(grads)))
+        factor = 1 / jnp.maximum(1, norm)
+        return tx.update(jax.tree.map(lambda g: g * factor.astype(g.dtype), grads), state, params)
+
+    return _with_update(tx, update)
+
+
+# Central differences with a step of 1e-5 of the number's size: truncation is the square of that, rounding 1e-10.
+DIFFERENCE = 1e-5
+
+
+def _trained(case: Case, z: Any) -> list[Any]:
+    """Both updates and the last state of a training of two steps, in which the parameters move."""
+    tx, params, updates = case.tx(**z["numbers"]), z["params"], []
+    state = tx.init(params)
+    for i in range(2):
+        u, state = tx.update(_at(z["grads"], i), state, params)
+        params = jax.tree.map(lambda x, u: x + u.astype(x.dtype), params, u)
+        updates.append(u)
+    return [a for a in jax.tree.leaves((updates, state)) if jnp.issubdtype(a.dtype, jnp.inexact)]
+
+
+def _derivatives(total: Any, z: Any, directions: Any, differences: bool) -> Any:
+    """The reverse gradient; along each direction, the derivative by reverse mode, forward mode and differences."""
+    reverse = jax.grad(total)(z)
+
+    def along(d: Any) -> Any:
+        backward = sum(
+            jnp.sum(a.astype(float) * b.astype(float)) for a, b in zip(*map(jax.tree.leaves, (reverse, d)), strict=True)
+        )
+        forward = jax.jvp(total, (z,), (d,))[1]
+        if not differences:
+            return backward, forward, forward
+        ahead, behind = jax.vmap(lambda sign: total(jax.tree.map(lambda a, e: a + sign * e, z, d)))(
+            jnp.asarray([1.0, -1.0])
+        )
+        return backward, forward, (ahead - behind) / 2
+
+    return reverse, jax.vmap(along)(directions)
+
+
+def _directions(z: Any) -> dict[str, Any]:
+    """One direction for each number, one for the parameters and one for the gradients, filled up with zeros."""
+    rng, blank, rows = np.random.default_rng(5), jax.tree.map(jnp.zeros_like, z), {}
+    for name, value in z["numbers"].items():
+        size = DIFFERENCE * (abs(float(value)) or 1.0)
+        rows[name] = {**blank, "numbers": {**blank["numbers"], name: jnp.asarray(size, value.dtype)}}
+    for part in ("params", "grads"):
+        draw = lambda a: jnp.asarray(DIFFERENCE * rng.uniform(0.5, 1.5, a.shape), a.dtype)
+        rows[part] = {**blank, part: jax.tree.map(draw, z[part])}
+    return {**rows, **{f"nothing {i}": blank for i in range(-len(rows) % BATCH)}}
+
+
+def _points(case: Case, kinds: dict[str, Any], width: Any) -> dict[str, Any]:
+    """Where derivatives are taken: numbers smooth or the case's own; gradients of size 1, or 0 in both steps or one."""
+    rng = np.random.default_rng(4)
+    draw = lambda *shape: rng.choice([-1.0, 1.0], shape) * rng.uniform(0.5, 1.5, shape)
+    params = {k: jnp.asarray(draw(2), dtype) for k, dtype in kinds.items()}
+    grads = {k: draw(2, 2) for k in kinds}
+    own = numbers(case)
+    smooth = {**own, **{name: value for name, value in (("eps", 1e-3), ("b2", 0.9)) if name in own}}
+    return {
+        f"{steps}, {label}": {
+            "numbers": {name: jnp.asarray(value, width) for name, value in values.items()},
+            "params": params,
+            "grads": {k: jnp.asarray(np.reshape(keep, (2, 1)) * grads[k], dtype) for k, dtype in kinds.items()},
+        }
+        for label, values in (("smooth", smooth), ("the case's numbers", own))
+        for steps, keep in (("g, g", (1, 1)), ("0, 0", (0, 0)), ("g, 0", (1, 0)), ("0, g", (0, 1)))
+    }
+
+
+@law("B9", tier="O", plant=lambda case: case.broken(_clipped_by_norm))
+def derivatives_are_right(case: Case) -> None:
+    """Derivatives by every number, parameters and gradients are finite, also at 0; in float64 they are right."""
+    for double in (True, False):
+        with x64(double), jax.disable_jit():
+            width = jnp.float64 if double else jnp.float32
+            points = _points(case, {"x": width} if double else {"x": width, "y": jnp.bfloat16}, width)
+            what = f"{case.id}: {'float64' if double else 'float32 and bfloat16'}"
+            rng, weights = np.random.default_rng(6), []
+            for a in _trained(case, next(iter(points.values()))):  # so that no result drowns in another's rounding
+                weights.append(jnp.asarray(rng.uniform(0.5, 1.5, a.shape) / max(np.max(np.abs(wide(a))), 1e-9), width))
+
+            def total(z: Any, weights: list[Any] = weights) -> Any:
+                return sum(jnp.sum(w * a.astype(w.dtype)) for w, a in zip(weights, _trained(case, z), strict=True))
+
+            directions = {label: _directions(z) for label, z in points.items()}
+            program = jax.vmap(functools.partial(_derivatives, total, differences=double))
+            reverse, along = program(
+                _stacked(points.values()), _stacked(_stacked(d.values()) for d in directions.values())
+            )
+            for k, (label, names) in enumerate(directions.items()):
+                assert_finite(f"{what}, reverse mode, gradients {label}, ", _at(reverse, k))
+                backward, forward, numerical = (dict(zip(names, wide(_at(a, k)), strict=True)) for a in along)
+                assert_finite(f"{what}, forward mode, gradients {label}, ", forward)
+                for name in names if double else ():
+                    sizes = (
+                        f"reverse {backward[name]:.9e}, forward {forward[name]:.9e}, numerical {numerical[name]:.9e}"
+                    )
+                    message = f"{what}, gradients {label}, the derivative along {name}: {sizes}"
+                    assert abs(backward[name] - forward[name]) <= 1e-9 * abs(forward[name]) + 1e-19, message
+                    if label == "g, g, smooth":
+                        assert abs(numerical[name] - forward[name]) <= 1e-5 * abs(forward[name]) + 1e-14, message
