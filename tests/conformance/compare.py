@@ -43,4 +43,5 @@ def assert_close(what: str, got: Any, expected: Any, rel: float) -> None:
 def assert_finite(what: str, tree: Any) -> None:
     """No leaf holds a NaN or an Inf."""
     for path, leaf in leaves_named(tree):
-        assert np.all(np.isfinite(wide(leaf))), f"{what}{path}: {leaf}"
+        wrong = np.sum(~np.isfinite(wide(leaf)))
+        assert not wrong, f"{what}{path}: {wrong} of {np.size(leaf)} numbers are not finite"

@@ -120,11 +120,11 @@ def jitted(case: Case) -> tuple[Any, list[None]]:
 
 
 @functools.cache
-def looped(case: Case, steps: int = RECORDED) -> list[tuple[Any, Any, Any]]:
+def looped(case: Case) -> list[tuple[Any, Any, Any]]:
     """A Python loop over the compiled update, from a fresh state: updates, state and parameters after each step."""
     params, grads = params_like(), grads_like(RECORDED)
     state, trajectory = transformation(case).init(params), []
-    for i in range(steps):
+    for i in range(RECORDED):
         updates, state = jitted(case)[0](jax.tree.map(lambda a, i=i: a[i], grads), state, params)
         params = optax.apply_updates(params, updates)
         trajectory.append((updates, state, params))

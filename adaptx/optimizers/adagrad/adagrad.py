@@ -76,7 +76,7 @@ def scale_by_adagrad(
     direction=scale_by_adagrad,
     typical_rate=0.1,
     normalised=True,
-    scale_free=[True, False, True, False],
+    scale_free=[True, True, True, False],
     zero_is_fixed=[True, True, True, False],
     needs=[(), (), (), ("params",)],
     cases=(

@@ -61,7 +61,7 @@ def scale_by_adagrad_norm(
     typical_rate=1.0,
     reduces=["tensor", "tree", "tensor", "tree"],
     normalised=True,
-    scale_free=[True, True, False, False],
+    scale_free=True,
     cases=(
         dict(learning_rate=0.1),
         dict(learning_rate=0.1, per="tree"),

@@ -88,8 +88,8 @@ def scale_by_rmsprop(
     family="adagrad",
     direction=scale_by_rmsprop,
     typical_rate=1e-3,
-    normalised=True,
-    scale_free=[True, False, True, False],
+    normalised=[True, True, True, False],  # a constant gradient has no variance once the start is corrected for
+    scale_free=True,
     cases=(
         dict(learning_rate=0.01),
         dict(learning_rate=0.01, centered=True, eps_root=1e-4),

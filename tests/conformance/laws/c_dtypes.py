@@ -34,6 +34,10 @@ def _cast(tree: Any, dtypes: Any) -> Any:
     return jax.tree.map(lambda a, dtype: a.astype(dtype), tree, dtypes)
 
 
+def _needs_params(case: Case) -> bool:
+    return bool(case.flag("needs")) or "weight_decay" in numbers(case)
+
+
 # C1
 
 
@@ -49,7 +53,6 @@ def _state_in_parameter_dtype(tx: optax.GradientTransformationExtraArgs) -> opta
 @law("C1", tier="C", plant=lambda case: case.broken(_state_in_parameter_dtype))
 def state_is_a_fixed_point(case: Case) -> None:
     """State structure, shapes, dtypes and weak types never change, x64 or not; the update has the declared dtype."""
-    needs_params = case.flag("needs") or "weight_decay" in numbers(case)
     for dtype in ("float16", "bfloat16", "float32", "complex64", "float64", "complex128"):
         kinds = []
         for on in (True,) if dtype in ("float64", "complex128") else (False, True):
@@ -59,7 +62,7 @@ def state_is_a_fixed_point(case: Case) -> None:
                 tx = case.tx()
                 state = jax.eval_shape(tx.init, params)
                 results = [jax.eval_shape(tx.update, g, state, params)]
-                if not needs_params:
+                if not _needs_params(case):
                     results.append(jax.eval_shape(tx.update, g, state))
             for updates, after in results:
                 assert _kind(after) == _kind(state), f"{what}: the state changed"
@@ -125,9 +128,16 @@ def _through_the_gradient(tx: optax.GradientTransformationExtraArgs) -> optax.Gr
 @law("C3", tier="O", plant=lambda case: case.broken(_through_the_gradient))
 def gradients_of_another_dtype(case: Case) -> None:
     """float32 parameters with bfloat16 gradients, and the reverse: the wider dtype comes out, the state is stable."""
-    of_params = {"b": "float32", "s": "bfloat16", "w": "float32"}
+    of_params = {"b": "float32", "s": "bfloat16", "w": "bfloat16"}
     of_grads = {"b": "bfloat16", "s": "float32", "w": "float16"}
     _in_dtypes(case, of_params, of_grads)
+    if not _needs_params(case):
+        state = jax.eval_shape(transformation(case).init, _cast(params_like(), of_params))
+        updates, after = jax.eval_shape(transformation(case).update, _cast(params_like(), of_grads), state)
+        assert _kind(after) == _kind(state), f"{case.id}: gradients {of_grads} without parameters change the state"
+        for k, u in updates.items():
+            expected = case.flag("emits") or of_grads[k]
+            assert str(u.dtype) == expected, f"{case.id}: without parameters a {of_grads[k]} gradient gives {u.dtype}"
 
 
 # C4
@@ -183,8 +193,7 @@ def complex_parameters(case: Case) -> None:
     assert_close(f"{case.id}: turned by 1 radian", turned, base, 1e-6)
     for (path, a), b in zip(leaves_named(base[0][1]), jax.tree.leaves(moduli[0][1]), strict=True):
         if path.startswith((".mu[", ".nu[")):
-            assert jnp.iscomplexobj(a) == path.startswith(".mu"), (
-                f"{case.id}: {path} of complex parameters is {a.dtype}"
-            )
+            what = f"{case.id}: {path} of complex parameters is {a.dtype}"
+            assert jnp.iscomplexobj(a) == path.startswith(".mu"), what
         if not jnp.iscomplexobj(a):
             assert_close(f"{case.id}: {path} of g and of |g|", a, b, 1e-6)
