@@ -48,9 +48,9 @@ class Entry:
     maturity: str = "stable"
     reduces: PerCase = "element"  # how far one element's update looks: "element", "tensor" or "tree"
     needs: PerCase = ()  # what `update` must be given beside gradients and state
-    normalised: PerCase = False  # a step does not shrink when the gradients grow
+    normalised: PerCase = False  # the step for huge gradients is 0.5 to 2 times the step for gradients of 1
     odd: PerCase = True  # (-g, -x) gives -u
-    scale_free: PerCase = False  # g -> c g changes nothing when eps = eps_root = 0
+    scale_free: PerCase = False  # g -> c g changes nothing when eps, eps_root, decay and first accumulator are 0
     zero_is_fixed: PerCase = True  # zero gradients give the decay alone
     emits: PerCase = None  # the update's dtype where it is not the wider of gradient's and parameter's
 

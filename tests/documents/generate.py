@@ -39,7 +39,7 @@ def catalogue() -> str:
     parts = [
         "# The catalogue\n\nGenerated from the registry by `python -m tests.documents.generate`; a test fails when it "
         "is stale. The equations are executed against the code by the tests.\n\n"
-        "Flags: *looks at*: how far one element's update looks; *normalised*: steps do not shrink as gradients grow; "
+        "Flags: *looks at*: how far one element's update looks; *normalised*: huge gradients, usual steps; "
         "*odd*: (-g, -x) gives -u; *scale free*: g -> c g changes nothing at eps = eps_root = 0; *zero is fixed*: zero "
         "gradients give the decay alone."
     ]

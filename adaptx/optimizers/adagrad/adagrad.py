@@ -81,11 +81,11 @@ def scale_by_adagrad(
     needs=[(), (), (), ("params",)],
     cases=(
         dict(learning_rate=0.1),
-        dict(learning_rate=0.1, initial_accumulator=0.1, eps=1e-3, eps_root=1e-2, lr_decay=0.1, weight_decay=0.1),
+        dict(learning_rate=0.1, initial_accumulator=0.2, eps=1e-3, eps_root=1e-2, lr_decay=0.3, weight_decay=0.05),
         dict(learning_rate=0.1, momentum=0.8),
         dict(
-            learning_rate=0.1, initial_accumulator=0.1, eps=1e-3, eps_root=1e-2, lr_decay=0.1, momentum=0.8,
-            nesterov=True, l1=0.05, weight_decay=0.1, mask=True,
+            learning_rate=0.1, initial_accumulator=0.2, eps=1e-3, eps_root=1e-2, lr_decay=0.3, momentum=0.8,
+            nesterov=True, l1=0.04, weight_decay=0.07, mask=True,
         ),
     ),
 )  # fmt: skip

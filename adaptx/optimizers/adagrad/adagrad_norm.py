@@ -65,9 +65,15 @@ def scale_by_adagrad_norm(
     cases=(
         dict(learning_rate=0.1),
         dict(learning_rate=0.1, per="tree"),
-        dict(learning_rate=0.1, initial_accumulator=0.1, eps=1e-3, eps_root=1e-2, weight_decay=0.1, mask=True),
+        dict(learning_rate=0.1, initial_accumulator=0.2, eps=1e-3, eps_root=1e-2, weight_decay=0.05, mask=True),
         dict(
-            learning_rate=0.1, initial_accumulator=0.1, eps=1e-3, eps_root=1e-2, per="tree", weight_decay=0.1, mask=True
+            learning_rate=0.1,
+            initial_accumulator=0.2,
+            eps=1e-3,
+            eps_root=1e-2,
+            per="tree",
+            weight_decay=0.05,
+            mask=True,
         ),
     ),
 )

@@ -95,7 +95,7 @@ def scale_by_rmsprop(
         dict(learning_rate=0.01, centered=True, eps_root=1e-4),
         dict(learning_rate=0.01, momentum=0.8, bias_correction=True),
         dict(
-            learning_rate=0.02, b2=0.95, eps=1e-3, eps_root=1e-2, initial_accumulator=0.1, centered=True, momentum=0.8,
+            learning_rate=0.02, b2=0.95, eps=1e-3, eps_root=1e-2, initial_accumulator=0.2, centered=True, momentum=0.8,
             nesterov=True, bias_correction=True, weight_decay=0.1, mask=True,
         ),
     ),

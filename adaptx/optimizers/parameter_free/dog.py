@@ -65,7 +65,7 @@ def dog_rule(initial_distance: Any, eps: Any, eps_root: Any) -> Rule:
     scale_free=True,
     cases=(
         dict(learning_rate=1.0),
-        dict(learning_rate=0.5, initial_distance=1e-3, eps=1e-3, eps_root=1e-4, weight_decay=0.1, mask=True),
+        dict(learning_rate=0.5, initial_distance=1e-3, eps=2e-3, eps_root=1e-4, weight_decay=0.1, mask=True),
     ),
 )
 def dog(
