@@ -9,6 +9,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -258,6 +259,7 @@ def test_interrupt_before_anything_was_done(
 ) -> None:
     def interrupt(*_: object) -> object:
         os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)  # the signal may arrive a moment later; it ends the sleep
         return None
 
     monkeypatch.setattr(training, "make_step", interrupt)
