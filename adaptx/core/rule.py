@@ -52,7 +52,7 @@ def _full_like(x: Any, value: Any, dtype: Any) -> Array:
     """full_like, which keeps the sharding of x; a constant in a compiled init would lie whole on every device, so there
     it is made to depend on x."""
     full = jnp.full_like(x, value, dtype=dtype)
-    return jnp.where(x != x, jnp.asarray(value, dtype), full) if isinstance(x, Tracer) else full
+    return jnp.where(x != x, full, full) if isinstance(x, Tracer) else full
 
 
 def zeros(x: Any) -> Array:
