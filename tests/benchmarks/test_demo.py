@@ -9,7 +9,6 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -255,12 +254,18 @@ def test_interrupt_keeps_what_was_done(
 
 
 def test_interrupt_before_anything_was_done(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     def interrupt(*_: object) -> object:
         os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(60)  # the signal may arrive a moment later; it ends the sleep
         return None
+
+    # A background job of a shell starts with SIGINT ignored, and then Python sets no handler of its own.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
 
     monkeypatch.setattr(training, "make_step", interrupt)
     assert main([*SHORT, "--out", str(tmp_path)]) == 130
