@@ -177,7 +177,7 @@ def complex_parameters(case: Case) -> None:
     def steps(params: Any, grads: Any) -> list[Any]:
         state, results = tx.init(params), []
         for i in range(3):
-            updates, state = tx.update(jax.tree.map(lambda a: a[i], grads), state, params)  # noqa: B023
+            updates, state = tx.update(jax.tree.map(lambda a: a[i], grads), state, params)  # noqa: B023  (called before the loop goes on)
             params = jax.tree.map(jnp.add, params, updates)
             results.append((updates, state))
         return results

@@ -138,7 +138,7 @@ def _check_argument(name: str, make: Callable[[Any], Any], argument: str) -> Non
     outside, inside = ((*outside, None), inside) if not about.none else (outside, (*inside, None))
     for value in outside:
         what = f"{name}({argument}={value!r})"
-        fails(what, lambda: make(value), ValueError, f"{name}: {argument} must be {about.allowed}")  # noqa: B023
+        fails(what, lambda: make(value), ValueError, f"{name}: {argument} must be {about.allowed}")  # noqa: B023  (called before the loop goes on)
     for value in inside:
         try:
             make(value)
