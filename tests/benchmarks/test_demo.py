@@ -111,6 +111,7 @@ def test_options_change_the_result(
     assert show(*SHORT, "--data", str(idx))[0][0] == "tiny, two-layer classifier"
 
 
+@pytest.mark.suite
 def test_diverging_runs_are_shown(show: Callable[..., list[list[str]]]) -> None:
     assert show(*SHORT, "--learning-rate", "1e37")[0][4] == "nan"
 
@@ -282,6 +283,7 @@ def test_interrupt_before_anything_was_done(
 # The training.
 
 
+@pytest.mark.suite
 def test_the_step_donates_without_copies() -> None:
     """Params and state come out in the buffers they came in with; beside them lie the gradients and the updates."""
     task = training.Task(data.digits(0), "", (64, 256, 256, 10))

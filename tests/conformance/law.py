@@ -16,7 +16,9 @@ class Law:
     """`check(case)` raises AssertionError when the law does not hold."""
 
     id: str
-    tier: str  # "C": every case; "O": each optimizer's default case and its all-arguments case
+    # "C": every case; "O": each optimizer's default case and its all-arguments case. The fast suite takes default cases
+    # only: of each optimizer for "C", of the one that the defect is planted in for "O".
+    tier: str
     check: Callable[[Case], None]
     plant: Callable[[Case], Case]  # turns a sound case into a faulty one that the law must catch
     planted_on: str  # the optimizer the defect is planted in

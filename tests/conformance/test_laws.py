@@ -18,8 +18,8 @@ def _parameters() -> list[object]:
             marks: list[pytest.MarkDecorator] = []
             if case not in law.cases():
                 marks.append(pytest.mark.slow)
-            elif case.index:
-                marks.append(pytest.mark.suite)
+            elif case.index or not (law.tier == "C" or case.entry.name == law.planted_on):
+                marks.append(pytest.mark.suite)  # the fast suite: see Law.tier
             if (law.id, case.id) in LEDGER:
                 marks.append(pytest.mark.xfail(strict=True, raises=AssertionError, reason=LEDGER[law.id, case.id]))
             rows.append(pytest.param(law, case, id=f"{law.id}-{case.id}", marks=marks))
