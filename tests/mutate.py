@@ -211,13 +211,16 @@ class MutantFinder:
 
 
 class Observer:
-    """A pytest plugin: tests that noticed other mutants go first; the one that notices this mutant is written down."""
+    """A pytest plugin: tests that noticed mutants, of the same file first, go first; which one notices is written."""
 
-    def __init__(self, noticed: Counter[str], result: Path):
-        self.noticed, self.result = noticed, result
+    def __init__(self, file: str, noticed: Counter[tuple[str, str]], result: Path):
+        self.file, self.noticed, self.result = file, noticed, result
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        items.sort(key=lambda item: -self.noticed[item.nodeid])
+        anywhere: Counter[str] = Counter()
+        for (_, test), count in self.noticed.items():
+            anywhere[test] += count
+        items.sort(key=lambda item: (-self.noticed[self.file, item.nodeid], -anywhere[item.nodeid]))
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.failed:
@@ -228,7 +231,7 @@ class Observer:
             self.result.write_text("import or collection", encoding="utf-8")
 
 
-def child(mutant: Mutant | None, args: argparse.Namespace, noticed: Counter[str], folder: Path) -> int:
+def child(mutant: Mutant | None, args: argparse.Namespace, noticed: Counter[tuple[str, str]], folder: Path) -> int:
     """The forked process: its own session, output into a file, and the mutant in place of its module."""
     os.setsid()
     log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -247,7 +250,7 @@ def child(mutant: Mutant | None, args: argparse.Namespace, noticed: Counter[str]
     # Two processes may meet in the compilation cache; that is no fault of the mutant.
     for verb in ("reading", "writing"):
         options += ["-W", f"ignore:Error {verb} persistent compilation cache"]
-    return int(pytest.main([*options, *args.tests], plugins=[Observer(noticed, folder / "result")]))
+    return int(pytest.main([*options, *args.tests], plugins=[Observer(mutant.file if mutant else "", noticed, folder / "result")]))
 
 
 @dataclasses.dataclass
@@ -261,7 +264,7 @@ class Run:
     seconds: float = 0.0
 
 
-def start(mutant: Mutant | None, args: argparse.Namespace, noticed: Counter[str]) -> Run:
+def start(mutant: Mutant | None, args: argparse.Namespace, noticed: Counter[tuple[str, str]]) -> Run:
     folder = Path(tempfile.mkdtemp(dir=args.scratch))
     sys.stdout.flush()
     with warnings.catch_warnings():
@@ -305,7 +308,7 @@ def finish(run: Run, timeout: float) -> bool:
     return True
 
 
-def unchanged(what: str, args: argparse.Namespace, noticed: Counter[str]) -> float:
+def unchanged(what: str, args: argparse.Namespace, noticed: Counter[tuple[str, str]]) -> float:
     """The unchanged package must pass; the seconds that takes."""
     run = start(None, args, noticed)
     while not finish(run, args.timeout or 3600):
@@ -317,7 +320,7 @@ def unchanged(what: str, args: argparse.Namespace, noticed: Counter[str]) -> flo
 
 
 def run_all(mutants: list[Mutant], args: argparse.Namespace) -> list[Run]:
-    noticed: Counter[str] = Counter()
+    noticed: Counter[tuple[str, str]] = Counter()
     unchanged("nothing compiled yet", args, noticed)
     timeout = args.timeout or 30 + 4 * unchanged("programs from the compilation cache", args, noticed)
     waiting, running, done = list(reversed(mutants)), [], []
@@ -329,8 +332,8 @@ def run_all(mutants: list[Mutant], args: argparse.Namespace) -> list[Run]:
             for run in [run for run in running if finish(run, timeout)]:
                 running.remove(run)
                 done.append(run)
-                if run.status == "killed":
-                    noticed[run.by] += 1
+                if run.status == "killed" and run.mutant:
+                    noticed[run.mutant.file, run.by] += 1
                 place = f"[{len(done)}/{len(mutants)}] {run.status:8} {run.seconds:5.1f} s"
                 print(f"{place}  {run.mutant}{'' if run.status == 'survived' else '  by ' + run.by}", flush=True)
     except KeyboardInterrupt:
