@@ -1,0 +1,110 @@
+"""Every message of the checks, word for word: a rule without state, which only the parameters can correct, and one with."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import pytest
+
+from adaptx.core.lift import lift
+from adaptx.core.rule import Rule, zeros
+
+
+class Bare(NamedTuple):
+    count: Any
+
+
+class Full(NamedTuple):
+    count: Any
+    mu: Any
+
+
+BARE = lift("bare", Rule(State=Bare, step=lambda g, s, x, t: (g, s), slots={}))
+FULL = lift("full", Rule(State=Full, step=lambda g, s, x, t: (g, s), slots={"mu": zeros}))
+X = {"b": jnp.ones(2), "w": jnp.ones((3, 2))}
+
+
+def _update(tx: Any, grads: Any, params: Any = None, like: Any = X) -> Any:
+    return tx.update(grads, tx.init(like), params)
+
+
+# case -> the call, the kind of error, the whole message
+MESSAGES: dict[str, tuple[Any, type[Exception], str]] = {
+    "an integer parameter": (
+        lambda: BARE.init({**X, "ids": jnp.arange(2)}),
+        TypeError,
+        "bare: the parameter at ['ids'] is int32; it must be floating or complex "
+        "(leave other leaves out with optax.masked or None)",
+    ),
+    "an integer gradient, behind a None": (
+        lambda: _update(BARE, {"a": None, "w": jnp.arange(6).reshape(3, 2)}),
+        TypeError,
+        "bare: the gradient at ['w'] is int32; it must be floating or complex "
+        "(leave other leaves out with optax.masked or None)",
+    ),
+    "a shape, against the parameters": (
+        lambda: _update(BARE, {**X, "w": jnp.ones((2, 3))}, X),
+        ValueError,
+        "bare: the gradient at ['w'] has shape (2, 3), its parameter (3, 2)",
+    ),
+    "a shape, against the state": (
+        lambda: _update(FULL, {**X, "w": jnp.ones((1, 2))}),
+        ValueError,
+        "full: the gradient at ['w'] needs state `mu` of shape (1, 2), got (3, 2)",
+    ),
+    "a complex gradient of a real parameter": (
+        lambda: _update(BARE, {**X, "w": X["w"] + 1j}, X),
+        TypeError,
+        "bare: the gradient at ['w'] is complex64, its parameter float32",
+    ),
+    "a gradient where the parameter is None": (
+        lambda: _update(BARE, X, {**X, "b": None}),
+        ValueError,
+        "bare: only the gradients have a leaf at ['b'], not the parameters",
+    ),
+    "a gradient too many": (
+        lambda: _update(BARE, {**X, "extra": X["b"]}, X),
+        ValueError,
+        "bare: gradients and parameters differ as trees: only the gradients have ['extra']",
+    ),
+    "a gradient too few, against the state": (
+        lambda: _update(FULL, {"b": X["b"]}),
+        ValueError,
+        "full: gradients and state fields `mu` differ as trees: only the state fields `mu` have ['w']",
+    ),
+    "four leaves on each side": (
+        lambda: _update(BARE, dict.fromkeys("abcd", X["b"]), dict.fromkeys("wxyz", X["b"])),
+        ValueError,
+        "bare: gradients and parameters differ as trees: only the gradients have ['a'], ['b'], ['c']; "
+        "only the parameters have ['w'], ['x'], ['y']",
+    ),
+    "a list for a tuple": (
+        lambda: _update(BARE, [X["b"]], (X["b"],)),
+        ValueError,
+        "bare: gradients and parameters differ as trees: the containers differ",
+    ),
+    "a leaf for the whole tree": (
+        lambda: _update(BARE, jnp.ones(2), jnp.ones(3)),
+        ValueError,
+        "bare: the gradient at the root has shape (2,), its parameter (3,)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MESSAGES)
+def test_message(case: str) -> None:
+    call, kind, message = MESSAGES[case]
+    with pytest.raises(kind) as refusal:  # noqa: PT011  (the message is checked below)
+        call()
+    assert type(refusal.value) is kind
+    assert str(refusal.value) == message
+    assert refusal.value.__suppress_context__ or refusal.value.__context__ is None  # one error, not two
+
+
+def test_what_is_left_alone_is_not_checked() -> None:
+    """Under a None gradient the parameter may be anything, of any dtype or a subtree."""
+    grads = {"b": None, "w": X["w"]}
+    for other in (jnp.arange(5), None, {"deeper": X["b"]}, X["b"] + 1j):
+        updates, _ = BARE.update(grads, BARE.init(X), {**X, "b": other})
+        assert updates["b"] is None
