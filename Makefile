@@ -32,6 +32,7 @@ test-all: .venv/stamp
 	$(PY) $(PYTEST) $(ARGS)
 
 test-latest: .venv-latest/stamp
+	$(LATEST) $(install) ".[test]" --upgrade --upgrade-strategy eager  # newest today, not when it was made
 	@$(LATEST) --version; $(LATEST) $(report)
 	$(LATEST) $(PYTEST) -m "$(FAST)" $(ARGS)
 
@@ -63,7 +64,6 @@ clean:
 
 .venv-latest/stamp: pyproject.toml
 	python=$(call find,newest) && $$python -m venv .venv-latest
-	$(LATEST) $(install) ".[test]" --upgrade --upgrade-strategy eager
 	touch $@
 
 .venv-oldest/stamp: pyproject.toml .ci/oldest.py

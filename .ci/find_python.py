@@ -28,7 +28,7 @@ def version(path):
     """(major, minor) of a Python that runs, is a final release and can make environments; else None."""
     try:
         run = subprocess.run([path, "-c", PROBE], capture_output=True, text=True, timeout=60)
-    except OSError:
+    except (OSError, subprocess.SubprocessError):
         return None
     return tuple(map(int, run.stdout.split())) if run.returncode == 0 else None
 

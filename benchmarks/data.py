@@ -71,6 +71,8 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
+    if not content:
+        raise DataError(f"{path}: the file is empty")
     magic = bytes([0, 0, 8, dimensions])
     if content[:4] != magic:
         raise DataError(

@@ -30,7 +30,8 @@ HEADER = ("task", "optimizer", "rate", "initial loss", "train loss", "test loss"
 NOTES = """\
 loss: mean squared error of standardised targets, or mean cross-entropy, over all rows; accuracy: on the test rows
 ms/step: median, compilation excluded, making the batch and the layers' norms for the picture included
-bytes/param: the chain's state per model parameter, its counters included"""
+bytes/param: the chain's state per model parameter, its counters included
+no ranking of the optimizers: their rates are typical or given, not tuned, and the runs are short"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -138,6 +139,8 @@ def make_writable(directory: Path, parser: argparse.ArgumentParser) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=directory).close()
+    except FileExistsError:
+        parser.error(f"--out: {directory} is not a directory")
     except OSError as error:
         parser.error(f"--out: {directory} cannot be written to: {error.strerror}")
 

@@ -480,7 +480,7 @@ def report(rows: Sequence[Row], command: str, quick: bool) -> str:
 
 class OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
+        self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 def positive(text: str) -> int:

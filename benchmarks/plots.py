@@ -1,6 +1,9 @@
 """The demo's two pictures, drawn from the runs' measurements."""
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +11,10 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from benchmarks.training import BASELINE, NAMES, STRETCHES, Run
+from benchmarks.training import BASELINE, NAMES, STRETCHES, Measurement, Run
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, then some darker ones.
 COLOURS = (
@@ -33,9 +36,11 @@ def learning_curves(runs: Sequence[Run], path: Path) -> None:
             shown = [run for run in runs if run.task is task]
             for row, part in enumerate(("train", "test")):
                 axes = figure.add_subplot(down, across, 1 + column + row * len(tasks))
-                curves = {run.optimizer: [(m.step, getattr(m, f"{part}_loss")) for m in run.measured] for run in shown}
+                loss = attrgetter(f"{part}_loss")
                 # What diverges leaves the panel instead of pressing the other curves flat.
-                _draw(axes, curves, highest=3 * curves[shown[0].optimizer][0][1])
+                highest = 3 * loss(shown[0].measured[0])
+                _draw(axes, shown, loss, highest)
+                _note(axes, shown, loss, {"diverged": np.inf, "above the panel": highest})
                 axes.set_title(f"{task.name}: {part}")
                 axes.set_ylabel("mean squared error" if task.dataset.classes is None else "mean cross-entropy")
         _finish(figure, "Learning curves", path)
@@ -51,25 +56,47 @@ def effective_rates(runs: Sequence[Run], path: Path) -> None:
         for number, (task, layer) in enumerate(layers, start=1):
             axes = figure.add_subplot(down, across, number)
             shown = [run for run in runs if run.task is task]
-            _draw(axes, {run.optimizer: [(m.step, m.layer_rates[layer]) for m in run.measured] for run in shown})
+            _draw(axes, shown, lambda m, layer=layer: m.layer_rates[layer])
+            _note(axes, shown, attrgetter("train_loss"), {"diverged": np.inf})
             sizes = f"{task.sizes[layer]} to {task.sizes[layer + 1]}"
             axes.set_title(f"{task.name}\nlayer {layer + 1} of {len(task.sizes) - 1}, {sizes}")
             axes.set_ylabel("effective learning rate")
-        caption = f"RMS of the layer's update / RMS of its gradient before clipping, over each 1/{STRETCHES} of the run"
+        most = -(-runs[0].steps // STRETCHES)
+        over = "at each step" if most == 1 else f"over stretches of at most {most} steps"
+        caption = f"RMS of the layer's update / RMS of its gradient before clipping, {over}"
         _finish(figure, f"Effective learning rate\n{caption}", path)
 
 
-def _draw(axes: Axes, curves: Mapping[str, Sequence[tuple[int, float]]], highest: float = np.inf) -> None:
+def _draw(axes: Axes, runs: Sequence[Run], value: Callable[[Measurement], float], highest: float = np.inf) -> None:
     seen = [np.nan]
-    for name, points in curves.items():
-        steps, y = np.array(points, float).T
+    for run in runs:
+        y = np.array([value(m) for m in run.measured], float)
         y[~(np.isfinite(y) & (y > 0))] = np.nan
-        axes.plot(steps, y, **_style(name))
+        there = np.pad(np.isfinite(y), 1)
+        alone = np.flatnonzero(there[1:-1] & ~there[:-2] & ~there[2:])  # no line shows a point without neighbours
+        marks = {"marker": "o", "markevery": alone.tolist()} if alone.size else {}
+        axes.plot([m.step for m in run.measured], y, **marks, **_style(run.optimizer))
         seen += y[y <= highest].tolist()
     axes.set_xlabel("step")
-    axes.margins(x=0.02)
+    end = max(run.done for run in runs)
+    axes.set_xlim(-0.02 * end, 1.02 * end)  # also where there is nothing to draw
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
     axes.grid(alpha=0.3)
     _log_scale(axes, np.asarray(seen))
+
+
+def _note(axes: Axes, runs: Sequence[Run], loss: Callable[[Measurement], float], limits: Mapping[str, float]) -> None:
+    """Says in the panel which losses are beyond a limit at the end, and from which step on."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        for what, limit in limits.items():
+            beyond = [m.step for m in takewhile(lambda m, limit=limit: not loss(m) < limit, reversed(run.measured))]
+            if beyond:
+                found.setdefault(f"{what} by step {beyond[-1]}", []).append(run.optimizer)
+                break
+    text = "\n".join(textwrap.fill(f"{what}: {', '.join(names)}", 50) for what, names in found.items())
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8}
+    axes.text(0.99, 0.98, text, transform=axes.transAxes, ha="right", va="top", fontsize=8, bbox=box)
 
 
 def _log_scale(axes: Axes, values: NDArray) -> None:

@@ -43,7 +43,7 @@ MARKED = "not slow"
 # A survivor costs the whole selection, so it is what a minute holds: every law on the fullest cases of the two mutated
 # optimizers; cheaper ones also on default cases, with one rule that reduces over each tensor and one over the tree.
 COSTLY = "B3 or B4 or B9 or C4 or C5 or D1 or H4 or H5 or I1 or L1"
-NAMED = f"""not catches and not refused and (not test_law or -adam-2 or -adagrad-3
+NAMED = f"""not catches and not wrong_flag and (not test_law or -adam-2 or -adagrad-3
     or (-adam-0 or -dog-0 or -lamb-0) and not ({COSTLY}))"""
 
 # Mutants that no test can notice, because they behave the same. Key: file, function, mutated line as the record shows
@@ -250,7 +250,11 @@ def child(mutant: Mutant | None, args: argparse.Namespace, noticed: Counter[tupl
     # Two processes may meet in the compilation cache; that is no fault of the mutant.
     for verb in ("reading", "writing"):
         options += ["-W", f"ignore:Error {verb} persistent compilation cache"]
-    return int(pytest.main([*options, *args.tests], plugins=[Observer(mutant.file if mutant else "", noticed, folder / "result")]))
+    return int(
+        pytest.main(
+            [*options, *args.tests], plugins=[Observer(mutant.file if mutant else "", noticed, folder / "result")]
+        )
+    )
 
 
 @dataclasses.dataclass

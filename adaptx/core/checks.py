@@ -23,9 +23,10 @@ def paths(tree: Any) -> list[str]:
 def check_inexact(name: str, what: str, tree: Any) -> None:
     """Every leaf is floating or complex."""
     for i, leaf in enumerate(jax.tree.leaves(tree, is_leaf=is_none)):
-        if leaf is not None and not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+        if leaf is not None and not jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), jnp.inexact):
+            found = getattr(leaf, "dtype", type(leaf).__name__)
             raise TypeError(
-                f"{name}: the {what} at {paths(tree)[i]} is {jnp.result_type(leaf)}; it must be floating or complex "
+                f"{name}: the {what} at {paths(tree)[i]} is {found}; it must be floating or complex "
                 "(leave other leaves out with optax.masked or None)"
             )
 
@@ -71,6 +72,15 @@ def matching_params(name: str, grads: Any, gs: list[Any], params: Any) -> list[A
     return xs
 
 
+def check_state(name: str, kind: Any, state: Any, unused: list[str]) -> None:
+    """The state is what init gives: of its kind, and with nothing that would be lost."""
+    if not isinstance(state, kind):
+        raise TypeError(f"{name}: the state must be the {kind.__name__} that init gives, got {type(state).__name__}")
+    lost = [field for field in unused if getattr(state, field) is not None]
+    if lost:
+        raise ValueError(f"{name}: the state has {', '.join(lost)}, which these arguments do not keep")
+
+
 def matching_state(name: str, grads: Any, gs: list[Any], state: Any, slots: Any) -> dict[int, dict[str, Any]]:
     """The state of each gradient leaf by field, with the shapes that `init` gives a parameter of that shape."""
     expected = functools.cache(
@@ -87,6 +97,27 @@ def matching_state(name: str, grads: Any, gs: list[Any], state: Any, slots: Any)
 
 def _shapes(tree: Any) -> Any:
     return jax.tree.map(jnp.shape, tree)
+
+
+def is_flag(m: Any) -> bool:
+    """One bool, of Python, NumPy or JAX."""
+    return isinstance(m, bool) or (getattr(m, "dtype", None) == np.bool_ and not m.ndim)
+
+
+def expanded_mask(name: str, mask: Any, grads: Any) -> list[bool]:
+    """A prefix tree of bools as one bool for each gradient leaf."""
+    spread = lambda m, below: jax.tree.map(lambda _: m, below, is_leaf=is_none)
+    try:
+        flat = jax.tree.structure(grads, is_leaf=is_none).flatten_up_to(jax.tree.map(spread, mask, grads))
+        if all(map(is_flag, flat)):
+            return [bool(m) for m in flat]
+        found = "not all its leaves are bools"
+    except (ValueError, TypeError, jax.errors.TracerBoolConversionError):
+        wrong = [p for p in paths(mask) if not any(q.startswith(p) for q in paths(grads))]
+        without = [q for q in paths(grads) if not any(q.startswith(p) for p in paths(mask))]
+        found = ", ".join([f"there is no {p}" for p in wrong] + [f"it says nothing of {q}" for q in without][:3])
+        found = found if jax.tree.leaves(mask) else "it has no leaves"
+    raise ValueError(f"{name}: mask must be a tree of bools that is a prefix of the parameters' tree; {found}")
 
 
 def require(name: str, needs: Any, given: dict[str, Any]) -> None:

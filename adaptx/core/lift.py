@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import Array
 
@@ -78,6 +77,7 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
         return rounded(u, emitted), leave(s, slots)
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        checks.check_state(name, rule.State, state, [f for f, slot in rule.slots.items() if slot is None])
         grads = jax.tree.map(checks.array, updates, is_leaf=checks.is_none)
         checks.check_inexact(name, "gradient", grads)
         checks.require(name, required, {**extra, "params": params})
@@ -90,7 +90,7 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
         count = state.count + (state.count < jnp.iinfo(jnp.int32).max).astype(jnp.int32)  # saturates
         rates = then.rates(state.count) if then else (None, None)
         needs = {need: extra[need] for need in extras}
-        decayed = _expanded(name, then.mask if then else None, params, grads, treedef)
+        decayed = _expanded(name, then.mask if then else None, params, grads)
         working = {i: wider(jnp.float32, gs[i].dtype, *_dtypes([xs[i], slots[i]])) for i in live}
         biases = functools.cache(lambda dtype: [b.bias(count.astype(dtype)) for b in rule.decays])
 
@@ -153,19 +153,10 @@ def _first_scalar(first: Any, leaves: list[Any]) -> Array:
     return jnp.asarray(value, real(wider(jnp.float32, *(jnp.result_type(x) for x in leaves))))
 
 
-def _expanded(name: str, mask: Any, params: Any, grads: Any, treedef: Any) -> list[bool]:
+def _expanded(name: str, mask: Any, params: Any, grads: Any) -> list[bool]:
     """A mask, a prefix tree of bools or a function of the parameters, as one bool for each gradient leaf."""
-    if callable(mask) and jax.tree.leaves(mask) == [mask]:  # a module whose leaves are bools is callable too
-        mask = mask(params)
-    mask = True if mask is None else mask
-    spread = lambda m, below: jax.tree.map(lambda _: m, below, is_leaf=checks.is_none)
-    try:
-        flat = treedef.flatten_up_to(jax.tree.map(spread, mask, grads))
-        if all(isinstance(m, bool | np.bool_ | Array) for m in flat):
-            return [bool(m) for m in flat]
-    except (ValueError, TypeError, jax.errors.TracerBoolConversionError):
-        pass
-    raise ValueError(f"{name}: mask must be a tree of bools that is a prefix of the parameters' tree")
+    function = callable(mask) and jax.tree.leaves(mask) == [mask]  # a module whose leaves are bools is callable too
+    return checks.expanded_mask(name, mask(params) if function else True if mask is None else mask, grads)
 
 
 def _folded(scalars: dict[str, Any], grads: Any) -> Any:

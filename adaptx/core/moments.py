@@ -37,7 +37,7 @@ class Decay:
             return b
         if isinstance(b, int | float):
             return cls(float(b), 1.0 - b)
-        b = jnp.asarray(b)
+        b = jnp.asarray(b, None if jnp.issubdtype(jnp.result_type(b), jnp.inexact) else float)
         if jnp.finfo(b.dtype).bits < 32:
             raise ValueError(
                 f"{error}a {b.dtype} decay rate turns 0.999 into 1; give a Python float or a float32 array "
@@ -52,11 +52,6 @@ class Decay:
     def __rsub__(self, one: int) -> Decay:
         """`1 - b`: the complement, itself a Decay. No other difference is exact, so none is defined."""
         return Decay(self.complement, self.value) if one == 1 else NotImplemented
-
-    def sqrt(self) -> Decay:
-        """The Decay of sqrt(b); 1 - sqrt(b) = (1 - b) / (1 + sqrt(b)) does not cancel."""
-        root = self.value**0.5
-        return Decay(root, self.complement / (1 + root))
 
     def bias(self, t: Array) -> Array:
         """1 - b^t as -expm1(t log b), which does not cancel; t is a count from 1 in the working dtype."""

@@ -9,17 +9,18 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from flax import nnx
+from matplotlib.axes import Axes
 
 from adaptx.registry import OPTIMIZERS
 from benchmarks import data, plots, training
-from benchmarks.demo import main
+from benchmarks.demo import main, table
 
 ROOT = Path(__file__).parents[2]
 PICTURES = ("learning_curves.png", "effective_rates.png")
@@ -111,9 +112,80 @@ def test_options_change_the_result(
     assert show(*SHORT, "--data", str(idx))[0][0] == "tiny, two-layer classifier"
 
 
+def test_the_table_says_that_it_is_no_ranking() -> None:
+    runs = [training.Run(training.tasks_on(data.digits(0))[0], "sgd", 0.1, 1, 0, 0.0, [measurement(0, 2.0)])]
+    assert re.search(r"^no ranking.*not tuned.*short$", table(runs), re.MULTILINE)
+
+
 @pytest.mark.suite
 def test_diverging_runs_are_shown(show: Callable[..., list[list[str]]]) -> None:
     assert show(*SHORT, "--learning-rate", "1e37")[0][4] == "nan"
+
+
+@pytest.fixture
+def panels(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[Axes], str]]:
+    """Draws made-up runs of the classifier, one for each row of losses; gives the panels and the title."""
+    figures: list[tuple[list[Axes], str]] = []
+    monkeypatch.setattr(plots, "_finish", lambda figure, title, path: figures.append((figure.axes, title)))
+
+    def draw(picture: Callable[..., None], *losses: Sequence[float]) -> tuple[list[Axes], str]:
+        task = training.tasks_on(data.digits(0))[0]
+        runs = [
+            training.Run(task, name, 0.1, len(row) - 1, 0, measured=[measurement(*at) for at in enumerate(row)])
+            for name, row in zip(("sgd", "adam", "dog"), losses, strict=False)
+        ]
+        picture(runs, Path())
+        return figures.pop()
+
+    return draw
+
+
+def measurement(step: int, loss: float) -> training.Measurement:
+    rate = loss if step else np.nan  # as measured: there is none before the first step, nor after divergence
+    return training.Measurement(step, loss, loss, 0.5, np.array([rate, rate]), 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("picture", "losses", "marked"),
+    [
+        (plots.learning_curves, [2.0, np.nan, np.nan], [0]),
+        (plots.learning_curves, [2.0, 1.0, np.nan, 3.0], [3]),
+        (plots.learning_curves, [2.0, 1.0], None),
+        (plots.effective_rates, [2.0, 1.0], [1]),
+        (plots.effective_rates, [2.0, 1.0, 0.5], None),
+    ],
+)
+def test_points_without_neighbours_are_seen(
+    panels: Callable[..., tuple[list[Axes], str]],
+    picture: Callable[..., None],
+    losses: list[float],
+    marked: list[int] | None,
+) -> None:
+    for axes in panels(picture, losses)[0]:
+        (line,) = axes.get_lines()
+        assert (line.get_marker() == "o", line.get_markevery()) == (marked is not None, marked)
+        low, high = axes.get_xlim()
+        assert low < 0 < len(losses) - 1 < high, "the whole run, also where it has no values"
+
+
+def test_divergence_is_said_in_the_panel(panels: Callable[..., tuple[list[Axes], str]]) -> None:
+    lost, away, back = [2.0, 9.0, np.nan, np.inf], [2.0, 9.0, 1.0, 7.0], [2.0, np.nan, 9.0, 1.0]
+    for axes in panels(plots.learning_curves, lost, away, back)[0]:
+        assert [text.get_text() for text in axes.texts] == ["diverged by step 2: sgd\nabove the panel by step 3: adam"]
+    for axes in panels(plots.effective_rates, lost, away, back)[0]:
+        assert [text.get_text() for text in axes.texts] == ["diverged by step 2: sgd"]
+
+
+@pytest.mark.parametrize("steps", [1, 20])
+def test_steps_are_whole_numbers(panels: Callable[..., tuple[list[Axes], str]], steps: int) -> None:
+    for picture in (plots.learning_curves, plots.effective_rates):
+        for axes in panels(picture, np.linspace(2, 1, steps + 1))[0]:
+            assert all(tick == round(tick) for tick in axes.get_xticks())
+
+
+@pytest.mark.parametrize(("steps", "says"), [(1, "at each step"), (40, "at each step"), (41, "at most 2 steps")])
+def test_the_caption_says_what_a_point_is(panels: Callable[..., tuple[list[Axes], str]], steps: int, says: str) -> None:
+    assert panels(plots.effective_rates, np.ones(steps + 1))[1].endswith(says)
 
 
 def test_styles_differ() -> None:
@@ -140,7 +212,7 @@ def test_styles_differ() -> None:
         (["--data", "{tmp}/none"], "--data.*none: no such directory"),
         (["--data", "{tmp}"], "--data.*neither train-images-idx3-ubyte nor .*gz"),
         (["--data", "{tmp}", "--dataset", "diabetes"], "--data.*--dataset digits"),
-        (["--out", "{tmp}/file"], "--out.*file cannot be written"),
+        (["--out", "{tmp}/file"], "--out: .*file is not a directory"),
         (["--out", "{tmp}/file/deeper"], "--out.*deeper cannot be written"),
         (["--speed"], "unrecognized.*--speed"),
     ],
@@ -199,10 +271,12 @@ def broken(name: str, change: Callable[[bytes], bytes], says: str) -> object:
         broken("train-images-idx3-ubyte", lambda b: b[:-1], "70 x 5 x 4 bytes announced, 1399 found"),
         broken("train-images-idx3-ubyte", lambda b: b + b"\0", "1401 found"),
         broken("train-images-idx3-ubyte", lambda b: b[:9], "truncated: 9 bytes"),
-        broken("train-images-idx3-ubyte", lambda b: b"", "not an IDX file of 3-d bytes"),
+        broken("train-images-idx3-ubyte", lambda b: b"", "train-images-idx3-ubyte: the file is empty"),
         broken("train-images-idx3-ubyte", lambda b: b"\0\0\x0d\x03" + b[4:], "starts 00000d03, not 00000803"),
         broken("train-labels-idx1-ubyte", lambda b: idx_bytes(np.zeros(69, np.uint8)), "70 images and 69 labels"),
         broken("train-labels-idx1-ubyte", lambda b: idx_bytes(np.zeros((70, 1), np.uint8)), "not an IDX .*1-d bytes"),
+        broken("train-labels-idx1-ubyte", lambda b: b"", "train-labels-idx1-ubyte: the file is empty"),
+        broken("t10k-images-idx3-ubyte.gz", lambda b: gzip.compress(b""), "ubyte.gz: the file is empty"),
         broken("t10k-images-idx3-ubyte.gz", lambda b: b[:-9], "cannot be read.*end-of-stream"),
         broken("t10k-images-idx3-ubyte.gz", lambda b: b[:20] + bytes(20) + b[40:], "cannot be read"),
         broken("t10k-images-idx3-ubyte.gz", gzip.decompress, "cannot be read.*[Nn]ot a gzipped file"),

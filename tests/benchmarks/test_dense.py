@@ -130,6 +130,7 @@ def test_bad_input_is_one_clear_line(arguments: list[str], word: str, capsys: py
     assert stop.value.code == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
+    assert lines[0].startswith("python -m benchmarks.dense: error: ")
     assert word in lines[0]
 
 

@@ -22,6 +22,7 @@ class Law:
     check: Callable[[Case], None]
     plant: Callable[[Case], Case]  # turns a sound case into a faulty one that the law must catch
     planted_on: str  # the optimizer the defect is planted in
+    crash: str  # the exception that the planted defect ends in, where crashing is what the law forbids
     applies: Callable[[Case], bool]  # a declared flag of the registry, never a list of names
 
     @property
@@ -41,13 +42,14 @@ def law(
     tier: str,
     plant: Callable[[Case], Case],
     planted_on: str = "adam",
+    crash: str = "",
     applies: Callable[[Case], bool] = lambda case: True,
 ) -> Callable[[Callable[[Case], None]], Callable[[Case], None]]:
     """Registers a law. Its docstring's first line is its statement."""
 
     def register(check: Callable[[Case], None]) -> Callable[[Case], None]:
         assert id not in LAWS, f"law {id} is there twice"
-        LAWS[id] = Law(id, tier, check, plant, planted_on, applies)
+        LAWS[id] = Law(id, tier, check, plant, planted_on, crash, applies)
         return check
 
     return register

@@ -1,4 +1,4 @@
-"""Every message of the checks, word for word: a rule without state, which only the parameters can correct, and one with."""
+"""Every message of the checks, word for word; `bare` has no state, so that only the parameters can tell."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import pytest
 
+from adaptx.core.descent import Descent
 from adaptx.core.lift import lift
 from adaptx.core.rule import Rule, zeros
 
@@ -20,13 +21,19 @@ class Full(NamedTuple):
     mu: Any
 
 
-BARE = lift("bare", Rule(State=Bare, step=lambda g, s, x, t: (g, s), slots={}))
-FULL = lift("full", Rule(State=Full, step=lambda g, s, x, t: (g, s), slots={"mu": zeros}))
+STEP = lambda g, s, x, t: (g, s)
+BARE = lift("bare", Rule(State=Bare, step=STEP, slots={}))
+FULL = lift("full", Rule(State=Full, step=STEP, slots={"mu": zeros}))
 X = {"b": jnp.ones(2), "w": jnp.ones((3, 2))}
 
 
 def _update(tx: Any, grads: Any, params: Any = None, like: Any = X) -> Any:
     return tx.update(grads, tx.init(like), params)
+
+
+def _masked(mask: Any) -> Any:
+    tx = lift("sgd", Rule(State=Bare, step=STEP, slots={}), Descent(1.0, 1.0, mask))
+    return tx.update(X, tx.init(X), X)
 
 
 # case -> the call, the kind of error, the whole message
@@ -84,6 +91,37 @@ MESSAGES: dict[str, tuple[Any, type[Exception], str]] = {
         ValueError,
         "bare: gradients and parameters differ as trees: the containers differ",
     ),
+    "a string for an array": (
+        lambda: BARE.init({**X, "name": "adam"}),
+        TypeError,
+        "bare: the parameter at ['name'] is str; it must be floating or complex "
+        "(leave other leaves out with optax.masked or None)",
+    ),
+    "another's state": (
+        lambda: FULL.update(X, BARE.init(X)),
+        TypeError,
+        "full: the state must be the Full that init gives, got Bare",
+    ),
+    "a state that would be lost": (
+        lambda: lift("less", Rule(State=Full, step=STEP, slots={"mu": None})).update(X, FULL.init(X)),
+        ValueError,
+        "less: the state has mu, which these arguments do not keep",
+    ),
+    "a mask with a leaf too many": (
+        lambda: _masked({"b": True, "w": True, "extra": True}),
+        ValueError,
+        "sgd: mask must be a tree of bools that is a prefix of the parameters' tree; there is no ['extra']",
+    ),
+    "a mask with a leaf too few": (
+        lambda: _masked({"b": True}),
+        ValueError,
+        "sgd: mask must be a tree of bools that is a prefix of the parameters' tree; it says nothing of ['w']",
+    ),
+    "a mask function without return": (
+        lambda: _masked(lambda params: None),
+        ValueError,
+        "sgd: mask must be a tree of bools that is a prefix of the parameters' tree; it has no leaves",
+    ),
     "a leaf for the whole tree": (
         lambda: _update(BARE, jnp.ones(2), jnp.ones(3)),
         ValueError,
@@ -95,7 +133,7 @@ MESSAGES: dict[str, tuple[Any, type[Exception], str]] = {
 @pytest.mark.parametrize("case", MESSAGES)
 def test_message(case: str) -> None:
     call, kind, message = MESSAGES[case]
-    with pytest.raises(kind) as refusal:  # noqa: PT011  (the message is checked below)
+    with pytest.raises(kind) as refusal:
         call()
     assert type(refusal.value) is kind
     assert str(refusal.value) == message

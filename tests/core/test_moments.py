@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import decimal
-from decimal import Decimal
 from typing import Any
 
 import jax
@@ -123,17 +121,6 @@ def test_a_decay_times_an_array_keeps_its_dtype(dtype: str, promotion: str) -> N
             product = b * m
         assert product.dtype == m.dtype
         assert jnp.all(product == 0.5 * m)
-
-
-@few
-@given(st.floats(1e-12, 1 - 2**-53))
-def test_root_of_a_decay_does_not_cancel(b: float) -> None:
-    root = Decay.of(b).sqrt()
-    with decimal.localcontext(prec=60):
-        exact = Decimal(b).sqrt()
-        # Three roundings of double precision: the root, 1 + root, the quotient.
-        assert abs(Decimal(root.value) - exact) <= Decimal("2e-16") * exact
-        assert abs(Decimal(root.complement) - (1 - exact)) <= Decimal("5e-16") * (1 - exact)
 
 
 def test_ema_and_debias() -> None:

@@ -25,7 +25,8 @@ def readme_table() -> str:
         direction = f"`{entry.direction.__name__}`" if entry.direction else "-"
         reach = " or ".join(dict.fromkeys(entry.reduces))
         source = f"[{_authors(entry)} {entry.paper.year}]({entry.paper.url})"
-        rows.append(f"| `{entry.name}` | {direction} | {_first_line(entry)} | {source} | {reach} |")
+        what = _first_line(entry).replace("|", r"\|")  # a bar would end the cell
+        rows.append(f"| `{entry.name}` | {direction} | {what} | {source} | {reach} |")
     return "\n".join(rows)
 
 
@@ -46,6 +47,7 @@ def catalogue() -> str:
     for entry in OPTIMIZERS.values():
         text = (entry.factory.__doc__ or "").split("\n", 1)
         equations, _, arguments = text[1].partition("\nArguments:\n")
+        arguments = arguments.partition("\n\n")[0]
         direction = f"`adaptx.{entry.direction.__name__}`" if entry.direction else f"none: {entry.direction_reason}"
         parts.append(
             f"## {entry.name}\n\n{_first_line(entry)}\n\n{_fenced(equations)}\n\n"

@@ -33,6 +33,12 @@ def test_readme_is_fresh() -> None:
     assert generate.readme() == README, "run `python -m tests.documents.generate`"
 
 
+def test_rows_of_a_table_have_as_many_cells() -> None:
+    for text in (generate.README.read_text(), generate.CATALOGUE.read_text()):
+        for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+            assert len({len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}) == 1, table
+
+
 def test_a_stale_table_is_noticed() -> None:
     stale = README.replace("`adamax`", "`adamin`", 1)
     assert generate.with_section(stale, "optimizers", generate.readme_table()) != stale

@@ -13,6 +13,7 @@ PACKAGE = ROOT / "adaptx"
 
 # A room imports from lower floors only, and from itself. Rooms on one floor do not know each other.
 FLOORS = [
+    {"glossary"},  # words, not code: it grows by a line with each new argument
     {"core"},
     {"optimizers"},
     {"wrappers", "precision", "sparse", "monitor", "parallel", "presets"},
@@ -95,7 +96,7 @@ def test_imports_make_no_circle():
 
 def test_every_folder_is_a_known_room():
     folders = {p.name for p in PACKAGE.iterdir() if p.is_dir() and p.name != "__pycache__"}
-    assert folders <= FLOOR.keys(), "give the new room its floor in FLOORS"
+    assert folders <= FLOOR.keys() - {"glossary"}, "give the new room its floor in FLOORS"
 
 
 def test_no_room_for_leftovers():

@@ -71,6 +71,7 @@ def adadelta(
         x = x - learning_rate*(u + weight_decay*x)
 
     d averages the directions u before the rate, as in torch, Keras and Optax. With its default rate, None, Optax
-    leaves the sign unflipped and ascends; here the default is the paper's 1. Optax's eps is `eps_root` here.
+    leaves the sign unflipped and ascends; here the default is the paper's 1. Optax's eps is `eps_root` here,
+    and its decay is added to the gradient.
     """
     return lift("adadelta", adadelta_rule(b2, eps, eps_root), Descent(learning_rate, weight_decay, mask))

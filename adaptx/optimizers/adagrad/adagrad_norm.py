@@ -98,7 +98,8 @@ def adagrad_norm(
 
     The sum runs over one tensor (per="tensor", the default) or over all (per="tree", the paper's single vector). The
     paper's b_0^2 is `initial_accumulator`; it asks for b_0 > 0, and 0 is the limit: the first step has length
-    learning_rate, and zero gradients move nothing.
+    learning_rate, and zero gradients move nothing. Entries beyond the clamp of huge gradients (1e12 in float32) are cut
+    one by one, which turns the direction.
     """
     rule = adagrad_norm_rule(initial_accumulator, eps, eps_root, per)
     return lift("adagrad_norm", rule, Descent(learning_rate, weight_decay, mask))

@@ -90,8 +90,10 @@ def adabound(
         rate = clip(alpha/(sqrt(w + eps_root) + eps), lower, upper)
         x = x - rate*m - learning_rate*weight_decay*x
 
-    This is the authors' code: it corrects the bias and leaves out the paper's factor 1/sqrt(t). Their code also scales
-    both bounds by the rate's schedule; here `final_learning_rate` takes a schedule of its own, so pass one to decay it.
+    The bounds win over `learning_rate`: as they close, a schedule of it alone neither warms up nor anneals, and even at
+    a rate of 0 parameters move. To anneal, give `final_learning_rate` a schedule too. This is the authors' code: it
+    corrects the bias and leaves out the paper's factor 1/sqrt(t); but their code scales both bounds by the rate's
+    schedule, and applies its decoupled decay (AdaBoundW) without the rate.
     """
     rule = adabound_rule(b1, b2, eps, eps_root, final_learning_rate, gamma, amsbound)
     return lift("adabound", rule, Descent(learning_rate, weight_decay, mask))

@@ -62,6 +62,7 @@ def lamb(
         r = norm(x)/norm(u) if norm(x) > 0 and norm(u) > 0 else 1
         x = x - learning_rate*r*u
 
-    The paper's phi is the identity, as in its experiments, and so is its decay of 1e-2 (Optax: 0).
+    The paper's phi is the identity and the decay 1e-2, as in its experiments (Optax's default decay is 0). `mask` turns
+    off the decay only: every tensor gets its ratio r, which keeps small biases moving slowly.
     """
     return lift("lamb", adam_rule(b1, b2, eps, eps_root), Descent(learning_rate, weight_decay, mask, trust_ratio))

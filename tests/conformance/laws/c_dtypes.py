@@ -12,8 +12,9 @@ import optax
 from tests.conformance.cases import Case, grads_like, params_like
 from tests.conformance.compare import assert_close, holds, wide
 from tests.conformance.law import law, leaves_named
-from tests.conformance.program import RECORDED, jitted, numbers, run, transformation
+from tests.conformance.program import RECORDED, jitted, run, transformation
 from tests.conftest import x64
+from tests.regressions.defects import complex_square
 
 
 def _kind(tree: Any) -> Any:
@@ -32,10 +33,6 @@ def _coarse(tree: Any) -> Any:
 
 def _cast(tree: Any, dtypes: Any) -> Any:
     return jax.tree.map(lambda a, dtype: a.astype(dtype), tree, dtypes)
-
-
-def _needs_params(case: Case) -> bool:
-    return bool(case.flag("needs")) or "weight_decay" in numbers(case)
 
 
 # C1
@@ -62,7 +59,7 @@ def state_is_a_fixed_point(case: Case) -> None:
                 tx = case.tx()
                 state = jax.eval_shape(tx.init, params)
                 results = [jax.eval_shape(tx.update, g, state, params)]
-                if not _needs_params(case):
+                if not case.flag("needs"):
                     results.append(jax.eval_shape(tx.update, g, state))
             for updates, after in results:
                 assert _kind(after) == _kind(state), f"{what}: the state changed"
@@ -127,11 +124,18 @@ def _through_the_gradient(tx: optax.GradientTransformationExtraArgs) -> optax.Gr
 
 @law("C3", tier="O", plant=lambda case: case.broken(_through_the_gradient))
 def gradients_of_another_dtype(case: Case) -> None:
-    """float32 parameters with bfloat16 gradients, and the reverse: the wider dtype comes out, the state is stable."""
+    """Parameters wider than their gradients, and the reverse: the wider dtype comes out, the state is stable."""
     of_params = {"b": "float32", "s": "bfloat16", "w": "bfloat16"}
     of_grads = {"b": "bfloat16", "s": "float32", "w": "float16"}
     _in_dtypes(case, of_params, of_grads)
-    if not _needs_params(case):
+    with x64():  # the state is float64 where a parameter is
+        params, g = params_like("float64"), jax.tree.map(lambda a: a[0], grads_like(1))
+        state = transformation(case).init(params)
+        updates, after = jax.eval_shape(transformation(case).update, g, state, params)
+        assert _kind(after) == _kind(state), f"{case.id}: float32 gradients of float64 parameters change the state"
+        for u in jax.tree.leaves(updates):
+            assert str(u.dtype) == (case.flag("emits") or "float64"), f"{case.id}: float64 parameters get {u.dtype}"
+    if not case.flag("needs"):
         state = jax.eval_shape(transformation(case).init, _cast(params_like(), of_params))
         updates, after = jax.eval_shape(transformation(case).update, _cast(params_like(), of_grads), state)
         assert _kind(after) == _kind(state), f"{case.id}: gradients {of_grads} without parameters change the state"
@@ -169,7 +173,7 @@ def low_precision_tracks_float32(case: Case) -> None:
 # C5
 
 
-@law("C5", tier="O", plant=lambda case: case.broken(optax.contrib.split_real_and_imaginary))
+@law("C5", tier="O", plant=complex_square)
 def complex_parameters(case: Case) -> None:
     """Complex parameters: the second moment re^2 + im^2 is shared by both parts; conjugates and phases pass through."""
     tx, turn = transformation(case), np.exp(1j)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ from adaptx.optimizers.adam.adam import AdamState
 from tests.conformance.cases import Case, grads_like, params_like
 from tests.conformance.compare import assert_finite, wide
 from tests.conformance.law import law, leaves_named
-from tests.conformance.program import RECORDED, Run, run, run_traced
+from tests.conformance.program import RECORDED, Run, numbers, run, run_traced
 
 LAST_COUNT = 2**31 - 1
 
@@ -53,13 +52,9 @@ def naive_adam(case: Case) -> Case:
     return dataclasses.replace(case, factory=lambda **_: optax.GradientTransformationExtraArgs(init, update))
 
 
-def _with_decay(case: Case) -> bool:
-    default = inspect.signature(case.entry.factory).parameters.get("weight_decay")
-    return default is not None and case.kwargs.get("weight_decay", default.default) is not None
-
-
 def _is_decay_alone(case: Case, result: Run, recorded: int, dtype: str) -> bool:
     """Every recorded update is zero or, with weight decay, takes one and the same part of each entry of a tensor."""
+    decays = "weight_decay" in numbers(case)
     eps, smallest = float(jnp.finfo(dtype).eps), float(jnp.finfo(dtype).smallest_subnormal)
     updates, iterates = (jax.tree.map(wide, tree) for tree in (result.updates, result.iterates))
     for u, x in zip(jax.tree.leaves(updates), jax.tree.leaves(iterates), strict=True):
@@ -67,7 +62,7 @@ def _is_decay_alone(case: Case, result: Run, recorded: int, dtype: str) -> bool:
             part = -np.sum(u_t * x_t) / np.sum(x_t * x_t)
             # Half an ulp for the cast, which may end in a subnormal number, and as much for the mean over the tensor.
             same = np.abs(u_t + part * x_t).max() <= eps * np.abs(u_t).max() + smallest
-            if u_t.any() and not (_with_decay(case) and part > 0 and same):
+            if u_t.any() and not (decays and part > 0 and same):
                 return False
     return True
 

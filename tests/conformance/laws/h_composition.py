@@ -207,10 +207,11 @@ def _runs_wrapped(case: Case, tx: Any) -> None:
 
 
 def _takes_trees_for_dicts(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
-    """linen's parameters are dicts; other models are not."""
+    """Half the step for whatever is no dict: linen's parameters are dicts, other models are not."""
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
-        return tx.update({k: updates[k] for k in updates}, state, params, **extra)
+        u, state = tx.update(updates, state, params, **extra)
+        return u if type(updates) is dict else jax.tree.map(lambda a: a / 2, u), state
 
     return optax.GradientTransformationExtraArgs(tx.init, update)
 

@@ -1,0 +1,78 @@
+"""Glossary: the words of the library. What every argument means and may be, the same in all factories."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Argument(NamedTuple):
+    """The meaning of an argument, the same in every factory, and what it may be."""
+
+    meaning: str
+    allowed: str
+    test: Callable[[Any], bool] | None = None
+    schedulable: bool = False
+    choices: tuple[str, ...] = ()
+    none: str = ""  # what None means, where it is allowed
+    needs: str = ""  # the argument without which this one would change nothing
+
+
+_rate = functools.partial(Argument, allowed="a number, array or schedule >= 0", test=lambda v: v >= 0, schedulable=True)
+_decay = functools.partial(Argument, allowed="in [0, 1)", test=lambda v: (v >= 0) & (v < 1))
+_size = functools.partial(Argument, allowed=">= 0", test=lambda v: v >= 0)
+_positive = functools.partial(Argument, allowed="> 0", test=lambda v: v > 0)
+_mask = functools.partial(Argument, allowed="a prefix tree of bools or a function giving one")
+_switch = functools.partial(Argument, allowed="True or False")
+
+GLOSSARY: dict[str, Argument] = {
+    "learning_rate": _rate("the step size"),
+    "b1": _decay("decay of the first moment"),
+    "b2": _decay("decay of the second moment"),
+    "eps": _size("added to the root in the denominator (outside)"),
+    "eps_root": _size("added under the root (inside)"),
+    "momentum": _decay("decay of a momentum buffer over the directions, before the rate", none="off"),
+    "nesterov": _switch("look one momentum step ahead; needs momentum", needs="momentum"),
+    "weight_decay": _rate("decoupled decay, times the learning rate", none="off"),
+    "mask": _mask("where the decay applies; needs weight_decay", none="everywhere", needs="weight_decay"),
+    "initial_accumulator": _size("the second moment's first value"),
+    "lr_decay": _size("the rate at step t is divided by 1 + (t - 1) lr_decay", none="off"),
+    "l1": _size("l1 penalty, by the proximal step: small weights become exactly zero", none="off"),
+    "centered": _switch("subtract the squared mean from the second moment (a variance, clamped at 0)"),
+    "bias_correction": _switch("divide the moments by 1 - b2^t, for their zero start"),
+    "amsgrad": _switch("divide by the largest second moment so far"),
+    "momentum_decay": _size("psi in the momentum schedule b1 (1 - 0.96^(t psi) / 2)", none="constant b1"),
+    "final_learning_rate": _rate("the SGD rate that both bounds tend to"),
+    "gamma": _positive("how fast the bounds close"),
+    "amsbound": _switch("divide by the largest second moment so far"),
+    "per": Argument("one accumulator for each", "'tensor' or 'tree'", choices=("tensor", "tree")),
+    "threshold": _size("the largest |g| that is dropped"),
+    "initial_distance": _positive("the first distance, relative to 1 + the norm of the first parameters"),
+}
+
+# Other libraries' names for what is called otherwise here (a hint is given where the factory has one of ours).
+RENAMED: dict[str, tuple[str, ...]] = {
+    # Optax
+    "decay": ("b2",),
+    "rho": ("b2",),
+    "weight_decay_mask": ("mask",),
+    "init_step": ("initial_distance",),
+    "initial_accumulator_value": ("initial_accumulator",),  # Keras's too
+    "initial_scale": ("initial_accumulator",),
+    "eps_in_sqrt": ("eps_root", "eps"),
+    # torch and Keras
+    "lr": ("learning_rate",),
+    "betas": ("b1", "b2"),
+    "beta_1": ("b1",),
+    "beta_2": ("b2",),
+    "epsilon": ("eps",),
+    "alpha": ("b2",),
+}
+
+# What every docstring says, unless it says more.
+ERRORS = (
+    "Errors:",
+    "    TypeError: an unknown argument; in init and update, a leaf that is neither floating nor complex.",
+    "    ValueError: an argument out of range; in update, trees or shapes that do not fit, or something missing.",
+)
