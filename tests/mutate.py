@@ -48,7 +48,34 @@ NAMED = f"""not catches and not wrong_flag and (not test_law or -adam-2 or -adag
 
 # Mutants that no test can notice, because they behave the same. Key: file, function, mutated line as the record shows
 # it. Value: why. An entry that is noticed after all, or that no longer exists, is an error.
-EQUIVALENT: dict[tuple[str, str, str], str] = {}
+_MASKED = "the number stands where the outer `where` takes its other branch"
+EQUIVALENT: dict[tuple[str, str, str], str] = {
+    (
+        "adaptx/core/moments.py",
+        "_safe_sqrt_jvp",
+        "return root, jnp.where(root == 0, 0, 0.5 / jnp.where(root == 0, (2), root)) * tangents[0]",
+    ): _MASKED,
+    (
+        "adaptx/core/moments.py",
+        "safe_div",
+        "return jnp.where(d == 0, 0, n / jnp.where(d == 0, (2), d))",
+    ): _MASKED,
+    (
+        "adaptx/core/moments.py",
+        "_safe_div_jvp",
+        "return q, (dn - q * dd) * jnp.where(d == 0, 0, 1 / jnp.where(d == 0, (2), d))",
+    ): _MASKED,
+    (
+        "adaptx/core/rounding.py",
+        "bounded",
+        "return jnp.where((size > 1) & jnp.isfinite(size), g / jnp.where(size > 1, size, (2)).astype(g.dtype), g)",
+    ): _MASKED,
+    (
+        "adaptx/core/rule.py",
+        "_full_like",
+        "return jnp.where((x == x), full, full) if isinstance(x, Tracer) else full",
+    ): "both branches are the same array; the condition only makes it depend on x",
+}
 
 OPERATORS: dict[type, tuple[type, ...]] = {
     ast.Add: (ast.Sub,),
