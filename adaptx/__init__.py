@@ -1,9 +1,10 @@
 """adaptx: adaptive-gradient optimizers for JAX that equal their papers, as Optax transformations."""
 
-from adaptx import registry
+from adaptx import registry, sparse
 from adaptx.optimizers.adagrad.adadelta import AdadeltaState, adadelta, scale_by_adadelta
 from adaptx.optimizers.adagrad.adagrad import AdaGradState, adagrad, scale_by_adagrad
 from adaptx.optimizers.adagrad.adagrad_norm import AdaGradNormState, adagrad_norm, scale_by_adagrad_norm
+from adaptx.optimizers.adagrad.ftrl import FTRLState, ftrl
 from adaptx.optimizers.adagrad.rmsprop import RMSPropState, rmsprop, scale_by_rmsprop
 from adaptx.optimizers.adam.adabound import adabound
 from adaptx.optimizers.adam.adam import AdamState, adam, adamw, scale_by_adam
@@ -20,6 +21,7 @@ __all__ = [
     # AdaGrad and its line
     "adagrad", "scale_by_adagrad", "AdaGradState",
     "adagrad_norm", "scale_by_adagrad_norm", "AdaGradNormState",
+    "ftrl", "FTRLState",
     "rmsprop", "scale_by_rmsprop", "RMSPropState",
     "adadelta", "scale_by_adadelta", "AdadeltaState",
     # Adam and its line
@@ -33,6 +35,8 @@ __all__ = [
     "dog", "DoGState",
     # To chain with any of them
     "zero_small",
+    # Tables of which a step uses few rows
+    "sparse",
     # What every optimizer declares
     "registry",
 ]  # fmt: skip

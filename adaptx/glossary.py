@@ -14,6 +14,7 @@ class Argument(NamedTuple):
     allowed: str
     test: Callable[[Any], bool] | None = None
     schedulable: bool = False
+    static: bool = False  # an int that shapes the program: no tracer, no array
     choices: tuple[str, ...] = ()
     none: str = ""  # what None means, where it is allowed
     needs: str = ""  # the argument without which this one would change nothing
@@ -39,6 +40,9 @@ GLOSSARY: dict[str, Argument] = {
     "initial_accumulator": _size("the second moment's first value"),
     "lr_decay": _size("the rate at step t is divided by 1 + (t - 1) lr_decay", none="off"),
     "l1": _size("l1 penalty, by the proximal step: small weights become exactly zero", none="off"),
+    "l2": _size("l2 penalty, inside the rule", none="off"),
+    "beta": _size("added to the root of the sum: the larger, the smaller the first steps"),
+    "max_norm": _positive("a row that a step leaves longer is cut to this norm", none="off"),
     "centered": _switch("subtract the squared mean from the second moment (a variance, clamped at 0)"),
     "bias_correction": _switch("divide the moments by 1 - b2^t, for their zero start"),
     "amsgrad": _switch("divide by the largest second moment so far"),
@@ -47,6 +51,20 @@ GLOSSARY: dict[str, Argument] = {
     "gamma": _positive("how fast the bounds close"),
     "amsbound": _switch("divide by the largest second moment so far"),
     "per": Argument("one accumulator for each", "'tensor' or 'tree'", choices=("tensor", "tree")),
+    "bias": Argument("whose steps the bias corrections count", "'global' or 'row'", choices=("global", "row")),
+    "decay_at": Argument(
+        "when a row decays: in the steps that use it, or, exactly, when it is read (by `sparse.read`)",
+        "'touch' or 'read'",
+        choices=("touch", "read"),
+        needs="weight_decay",
+    ),
+    "seed": Argument(
+        "rounds the rows of bfloat16 tables up or down at random, with the right mean",
+        "an int >= 0",
+        lambda v: v >= 0,
+        static=True,
+        none="to nearest",
+    ),
     "threshold": _size("the largest |g| that is dropped"),
     "initial_distance": _positive("the first distance, relative to 1 + the norm of the first parameters"),
 }

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
+from adaptx.core.rule import Like
+
 
 def is_none(x: Any) -> bool:
     """A None gradient is a leaf: its parameter is left alone."""
@@ -83,9 +85,8 @@ def check_state(name: str, kind: Any, state: Any, unused: list[str]) -> None:
 
 def matching_state(name: str, grads: Any, gs: list[Any], state: Any, slots: Any) -> dict[int, dict[str, Any]]:
     """The state of each gradient leaf by field, with the shapes that `init` gives a parameter of that shape."""
-    expected = functools.cache(
-        lambda field, shape, dtype: _shapes(jax.eval_shape(slots[field], jax.ShapeDtypeStruct(shape, dtype)))
-    )
+    made = lambda field, shape, dtype: _shapes(jax.eval_shape(slots[field], jax.ShapeDtypeStruct(shape, dtype)))
+    expected = functools.cache(lambda field, *like: like[0] if isinstance(slots[field], Like) else made(field, *like))
     by_field = {field: aligned(name, grads, tree, f"state fields `{field}`") for field, tree in state.items()}
     for field, leaves in by_field.items():
         for i, (g, slot) in enumerate(zip(gs, leaves, strict=True)):

@@ -6,10 +6,12 @@ gradients, sums over the tree, the casts back, and the checks.
 
 import functools
 import zlib
+from contextvars import ContextVar
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
@@ -17,7 +19,10 @@ from adaptx.core import checks
 from adaptx.core.descent import Descent
 from adaptx.core.moments import Clock, tree_sum
 from adaptx.core.rounding import bounded, largest_sum, raised, real, rounded, wider
-from adaptx.core.rule import Rule, copied
+from adaptx.core.rule import Like, Rule
+
+# Called with the name of each rule that is initialised: a wrapper for which not every rule will do looks here.
+initialised: ContextVar[Any] = ContextVar("initialised", default=lambda name: None)
 
 
 def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTransformationExtraArgs:
@@ -29,6 +34,7 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
     required = [*extras, *(["params"] if uses_params or "params" in rule.needs else [])]
 
     def init(params: Any) -> Any:
+        initialised.get()(name)
         checks.check_inexact(name, "parameter", params)
         leaves = jax.tree.leaves(params)
         abstract = any(isinstance(x, jax.ShapeDtypeStruct) for x in leaves)
@@ -41,11 +47,17 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
 
     def enter(g: Array, x: Any, slots: Any, scalars: Any, clock: Any, working: Any, decayed: bool) -> Any:
         """One leaf in working precision: g, s, x, t as the rule sees them."""
-        count, biases, learning_rate, weight_decay, needs = clock
+        count, biases, shared, learning_rate, weight_decay, needs = clock
         number: Any = lambda v: None if v is None else jnp.asarray(v, real(working))
         s = rule.State(count=count, **jax.tree.map(lambda a: raised(a, working), {**slots, **scalars}))
         rates = {"learning_rate": number(learning_rate), "weight_decay": number(weight_decay) if decayed else None}
-        t = Clock(t=number(count), biases=dict(zip(map(id, rule.decays), biases, strict=True)), **rates, **needs)
+        t = Clock(
+            t=number(count),
+            biases=dict(zip(map(id, rule.decays), biases, strict=True)),
+            shared=shared,
+            **rates,
+            **needs,
+        )
         return g.astype(working), s, None if x is None else x.astype(working), t
 
     def leave(s: Any, slots: Any) -> Any:
@@ -56,8 +68,8 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
     @functools.partial(jax.jit, static_argnums=(5, 6))
     def part(g: Array, x: Any, slots: Any, scalars: Any, clock: Any, working: Any, decayed: bool) -> Any:
         g, s, x, t = enter(g, x, slots, scalars, clock, working, decayed)
-        # A clamp would keep XLA from fusing the sum, so each sum is cut instead; g - g makes NaN of Inf.
-        summands, s = rule.part(g + (g - g), s, x, t)
+        # A clamp would keep XLA from fusing the sum, so each sum is cut instead.
+        summands, s = rule.part(g, s, x, t)
         return summands, leave(s, slots)
 
     @functools.partial(jax.jit, static_argnums=(5, 6))
@@ -65,11 +77,11 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
         emitted = g.dtype if x is None else wider(g.dtype, x.dtype)
         g, s, x, t = enter(g, x, slots, scalars, clock, working, decayed)
         # The clamp hides an Inf. g - g is 0, or NaN where g is not finite; added to a moment it costs no more reading.
-        moments = [f for f in slots if first[f] is not copied and getattr(slots[f], "shape", None) == g.shape]
+        moments = [f for f, slot in first.items() if isinstance(slot, Like)]
         lost, g = g - g, bounded(g)
         if moments and not jnp.iscomplexobj(g):
             s = s._replace(**{moments[0]: getattr(s, moments[0]) + lost})
-        elif rule.part is None:
+        else:
             g = g + lost
         u, s = rule.step(g, s, x, t)
         if then is not None and not owns_rate:
@@ -87,16 +99,23 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
         slots = checks.matching_state(name, grads, gs, {f: getattr(state, f) for f in first}, first)
         scalars = {f: getattr(state, f) for f in rule.scalars}
 
-        count = state.count + (state.count < jnp.iinfo(jnp.int32).max).astype(jnp.int32)  # saturates
+        count = jax.lax.add(jax.lax.min(state.count, np.int32(2**31 - 2)), np.int32(1))  # saturates
         rates = then.rates(state.count) if then else (None, None)
         needs = {need: extra[need] for need in extras}
-        decayed = _expanded(name, then.mask if then else None, params, grads)
+        decayed = expanded(name, then.mask if then else None, params, grads)
         working = {i: wider(jnp.float32, gs[i].dtype, *_dtypes([xs[i], slots[i]])) for i in live}
         biases = functools.cache(lambda dtype: [b.bias(count.astype(dtype)) for b in rule.decays])
 
-        def each(f: Any) -> dict[int, Any]:
+        def whole(dtype: Any) -> Any:
+            """State and clock of the tree: s and t without arrays of leaves."""
+            now = {k: raised(v, dtype) for k, v in scalars.items()}
+            t = Clock(t=count.astype(dtype), learning_rate=rates[0], weight_decay=rates[1], **needs)
+            return rule.State(count=count, **now, **dict.fromkeys(first)), t
+
+        def each(f: Any, shared: Any = lambda dtype: None) -> dict[int, Any]:
             """f on every leaf that has a gradient."""
-            own, clock = _folded(scalars, grads), lambda i: (count, biases(real(working[i])), *rates, needs)
+            own, dtype = _folded(scalars, grads), lambda i: real(working[i])
+            clock = lambda i: (count, biases(dtype(i)), shared(dtype(i)), *rates, needs)
             return {i: f(gs[i], xs[i], slots[i], own(i), clock(i), working[i], decayed[i]) for i in live}
 
         totals = None
@@ -108,13 +127,11 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
             totals = jax.tree.map(lambda *leaf: tree_sum(list(leaf), width, largest), *summands)
             slots |= {i: new for i, (_, new) in parts.items()}
         if rule.advance is not None and (rule.part is None or live):
-            width = wider(jnp.float32, *map(real, working.values()))
-            now = {k: raised(v, width) for k, v in scalars.items()}
-            t = Clock(t=count.astype(width), learning_rate=rates[0], weight_decay=rates[1], **needs)
-            new = rule.advance(rule.State(count=count, **now, **dict.fromkeys(first)), totals, t)
+            s, t = whole(wider(jnp.float32, *map(real, working.values())))
+            new = rule.advance(s, totals, t)
             scalars = {k: _stored(getattr(new, k), v) for k, v in scalars.items()}
 
-        results = each(step)
+        results = each(step, functools.cache(lambda dtype: rule.shared and rule.shared(*whole(dtype))))
         slots |= {i: new for i, (_, new) in results.items()}
         us = [results[i][0] if i in results else None for i in range(len(gs))]
         fields = {f: treedef.unflatten([slots[i][f] for i in range(len(gs))]) for f in first}
@@ -153,7 +170,7 @@ def _first_scalar(first: Any, leaves: list[Any]) -> Array:
     return jnp.asarray(value, real(wider(jnp.float32, *(jnp.result_type(x) for x in leaves))))
 
 
-def _expanded(name: str, mask: Any, params: Any, grads: Any) -> list[bool]:
+def expanded(name: str, mask: Any, params: Any, grads: Any) -> list[bool]:
     """A mask, a prefix tree of bools or a function of the parameters, as one bool for each gradient leaf."""
     function = callable(mask) and jax.tree.leaves(mask) == [mask]  # a module whose leaves are bools is callable too
     return checks.expanded_mask(name, mask(params) if function else True if mask is None else mask, grads)

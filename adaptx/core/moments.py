@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from adaptx.core.rounding import largest_sum
@@ -107,14 +108,15 @@ def heavy_ball(b: Array, u: Array, momentum: Decay, nesterov: bool) -> tuple[Arr
 
 
 def sum_sq(g: Array) -> Array:
-    """The sum of |g|^2 over one array, at most what the clamp of extreme gradients allows; NaN passes."""
-    return jnp.minimum(jnp.sum(abs_sq(g)), largest_sum(g.dtype, g.size))
+    """The sum of |g|^2 over one array, at most what the clamp of extreme gradients allows; an Inf or NaN gives NaN."""
+    return jnp.minimum(jnp.sum(abs_sq(g + (g - g))), largest_sum(g.dtype, g.size))
 
 
 def tree_sum(parts: list[Array], width: Any, largest: Any = jnp.inf) -> Array:
     """A sum over leaves, sorted so that leaf order cannot change a bit; each part is cut at +-largest, NaN passes."""
-    stacked = jnp.stack([jnp.asarray(p, width) for p in parts])
-    return jnp.sum(jnp.sort(jnp.clip(stacked, -jnp.asarray(largest, width), jnp.asarray(largest, width))))
+    largest = np.asarray(largest, width)
+    stacked = jnp.clip(jnp.stack([jnp.asarray(p, width) for p in parts]), -largest, largest)
+    return jnp.sum(jnp.sort(stacked)) if len(parts) > 1 else stacked[0]
 
 
 @jax.custom_jvp

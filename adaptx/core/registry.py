@@ -137,6 +137,8 @@ def _check(name: str, argument: str, value: Any) -> None:
         ok = all(map(is_flag, jax.tree.leaves(value)))
     elif meaning.test is None:
         ok = value in meaning.choices if meaning.choices else isinstance(value, bool | np.bool_)
+    elif meaning.static:
+        ok = isinstance(value, int | np.integer) and not isinstance(value, bool) and meaning.test(value)
     else:
         number: Any = value.value if isinstance(value, Decay) else value
         concrete = _is_number(number) and not isinstance(number, Tracer)

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 
@@ -40,7 +41,7 @@ def bounded(g: Array) -> Array:
     if jnp.iscomplexobj(g):
         size = jnp.abs(g / limit)
         return jnp.where((size > 1) & jnp.isfinite(size), g / jnp.where(size > 1, size, 1).astype(g.dtype), g)
-    return jax.lax.clamp(jnp.asarray(-limit, g.dtype), g, jnp.asarray(limit, g.dtype))
+    return jax.lax.clamp(np.asarray(-limit, g.dtype), g, np.asarray(limit, g.dtype))
 
 
 def largest_sum(dtype: Any, size: int) -> float:
@@ -54,3 +55,14 @@ def rounded(u: Array, dtype: Any) -> Array:
         top = float(jnp.finfo(dtype).max)
         u = jnp.where(jnp.isinf(u), u, jnp.clip(u, -top, top))
     return u.astype(dtype)
+
+
+def stochastic(x: Array, dtype: Any, key: Array) -> Array:
+    """float32 as bfloat16, up or down with the probabilities that keep the mean. NaN and Inf pass.
+
+    bfloat16 is the upper half of float32: a uniform number is added to the lower half, which is then cut off.
+    """
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    noise = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
+    upper = jax.lax.bitcast_convert_type((bits + noise) & jnp.uint32(0xFFFF0000), jnp.float32)
+    return jnp.where(jnp.isfinite(x), upper, x).astype(dtype)

@@ -26,9 +26,11 @@ class Rule:
     scalars: field -> first value of a 0-d number of the whole tree: a number, a random key, or a function of the list
         of parameter arrays (which may be empty). A key reaches each leaf folded with the crc32 of the leaf's path.
     part(g, s, x, t) -> (summands, s): what this leaf adds to the sums over the tree; it sees the old scalars, and a g
-        that is not clamped (the lift cuts the sums): for a sum that stays in a slot use `sum_sq`.
+        that is not clamped. The lift cuts the sums, which hides an Inf: where nothing else would show it, and for a sum
+        that stays in a slot, use `sum_sq`.
     advance(s, totals, t) -> s: the new scalars from those sums (None without part); `step` sees the new ones.
     decays: the Decays whose bias corrections are computed once for the whole tree.
+    shared(s, t) -> anything: what else is the same on every leaf, from the new scalars; `step` finds it as t.shared.
     needs: what `update` must be given: "params", "value", ...; "learning_rate" if the rule owns the rate, which then
         arrives as t.learning_rate, with t.weight_decay (None where masked).
     """
@@ -40,6 +42,7 @@ class Rule:
     part: Any = None
     advance: Callable[..., Any] | None = None
     decays: tuple[Decay, ...] = ()
+    shared: Callable[..., Any] | None = None
     needs: tuple[str, ...] = ()
 
 
@@ -48,23 +51,25 @@ def accumulator_dtype(x: Any) -> Any:
     return wider(jnp.float32, jnp.result_type(x))
 
 
-def _full_like(x: Any, value: Any, dtype: Any) -> Array:
-    """full_like, which keeps the sharding of x; a constant in a compiled init would lie whole on every device, so there
-    it is made to depend on x."""
-    full = jnp.full_like(x, value, dtype=dtype)
-    return jnp.where(x != x, full, full) if isinstance(x, Tracer) else full
+@dataclasses.dataclass(frozen=True)
+class Like:
+    """A slot of the parameter's shape, made by full_like, which keeps the sharding of x. A constant in a compiled init
+    would lie whole on every device, so there it is made to depend on x."""
 
+    value: Any
+    dtype_of: Callable[[Any], Any]
 
-def zeros(x: Any) -> Array:
-    """A first moment: like the parameter, float32 or wider, complex if it is."""
-    return _full_like(x, 0, accumulator_dtype(x))
+    def __call__(self, x: Any) -> Array:
+        full = jnp.full_like(x, self.value, dtype=self.dtype_of(accumulator_dtype(x)))
+        return jnp.where(x != x, full, full) if isinstance(x, Tracer) else full
 
 
 def filled(value: Any) -> Slot:
     """A second moment: like the parameter but real; it starts at a value."""
-    return lambda x: _full_like(x, value, real(accumulator_dtype(x)))
+    return Like(value, real)
 
 
+zeros: Slot = Like(0, jnp.dtype)  # a first moment: like the parameter, float32 or wider, complex if it is
 real_zeros: Slot = filled(0)
 
 

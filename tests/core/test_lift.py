@@ -14,7 +14,7 @@ import pytest
 
 from adaptx.core.descent import Descent
 from adaptx.core.lift import lift
-from adaptx.core.moments import Decay, debias, ema
+from adaptx.core.moments import Decay, debias, ema, sum_sq
 from adaptx.core.rule import Rule, copied, filled, per_tensor, real_zeros, zeros
 
 LEAVES = {"a": jnp.ones(3), "b": jnp.full(3, 2.0), "c": jnp.full((2, 2), 3.0)}
@@ -90,7 +90,7 @@ def normalise() -> Rule:
     """g over the norm of the tree's running sum; `part` sees the old total and may advance a slot."""
 
     def part(g: Any, s: Shared, x: Any, t: Any) -> Any:
-        return jnp.sum(g * g), s._replace(seen=s.seen + s.total)
+        return sum_sq(g), s._replace(seen=s.seen + s.total)
 
     def advance(s: Shared, total: Any, t: Any) -> Shared:
         return s._replace(total=s.total + total)

@@ -78,6 +78,13 @@ def dog(g: Any, x: Any, k: Any) -> Any:
     return rate * decayed(g, x, k)
 
 
+def ftrl(g: Any, x: Any, k: Any) -> Any:
+    h, l1 = k.beta + sqrt(k.initial_accumulator + g**2) + k.learning_rate * (k.l2 or 0), k.l1 or 0
+    pull = g - l1 * np.sign(x)
+    z = k.learning_rate * pull - h * x
+    return np.where(abs(z) <= k.learning_rate * l1, -x, -k.learning_rate * (pull - l1 * np.sign(z)) / h)
+
+
 # Name -> the first update; for a tree-level method g and x are the whole tree as one vector.
 FIRST_STEPS: Mapping[str, First] = {
     "adagrad": adagrad,
@@ -91,4 +98,5 @@ FIRST_STEPS: Mapping[str, First] = {
     "adabound": adabound,
     "lamb": lamb,
     "dog": dog,
+    "ftrl": ftrl,
 }

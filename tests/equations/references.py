@@ -188,6 +188,25 @@ def dog(
         yield -eta * g - minimum(eta * weight_decay, 1) * x, {"distance": r_bar, "grad_sq": squares}
 
 
+def ftrl(
+    steps: Steps, learning_rate: Any, beta: Any = 1.0, l1: Any = None, l2: Any = None, initial_accumulator: Any = 0.0,
+    weight_decay: Any = 0.0,
+) -> Yields:  # fmt: skip
+    """McMahan et al. 2013, algorithm 1. z starts as the one whose weight is x (the paper's 0 for x = 0) and is that
+    again wherever x is not 0, so that the loop can follow iterates that were rounded.
+    """
+    alpha, lambda_1, lambda_2 = learning_rate, l1 or 0, l2 or 0
+    n, z = initial_accumulator, 0
+    for _, x, g in steps:
+        z = np.where(x == 0, z, -x * ((beta + sqrt(n)) / alpha + lambda_2) - lambda_1 * np.sign(x))
+        sigma = (sqrt(n + abs(g) ** 2) - sqrt(n)) / alpha
+        z = z + g - sigma * x
+        n = n + abs(g) ** 2
+        w = -(z - np.sign(z) * lambda_1) / ((beta + sqrt(n)) / alpha + lambda_2)
+        w = np.where(abs(z) <= lambda_1, 0, w)
+        yield w - x, {"held": np.where(w == 0, z, 0), "nu": n}
+
+
 # Name -> the loop. A registered optimizer that is missing here fails law A1.
 REFERENCES: dict[str, Callable[..., Yields]] = {
     "adagrad": adagrad,
@@ -201,6 +220,7 @@ REFERENCES: dict[str, Callable[..., Yields]] = {
     "adabound": adabound,
     "lamb": lamb,
     "dog": dog,
+    "ftrl": ftrl,
 }
 # Methods that see the whole tree as one vector, by their arguments.
 OVER_TREE: dict[str, Callable[[Mapping[str, Any]], bool]] = {

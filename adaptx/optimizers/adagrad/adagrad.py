@@ -123,10 +123,10 @@ def adagrad(
     adds its only eps inside the root; torch's and these defaults are 0, and eps outside.
     """
     rule = adagrad_rule(initial_accumulator, eps, eps_root, momentum, nesterov, l1)
-    return lift("adagrad", rule, Descent(_slowed(learning_rate, lr_decay), weight_decay, mask))
+    return lift("adagrad", rule, Descent(slowed(learning_rate, lr_decay), weight_decay, mask))
 
 
-def _slowed(learning_rate: optax.ScalarOrSchedule, lr_decay: Any) -> Any:
+def slowed(learning_rate: optax.ScalarOrSchedule, lr_decay: Any) -> Any:
     """learning_rate / (1 + (t - 1) lr_decay), as a schedule of t - 1."""
     if lr_decay is None:
         return learning_rate

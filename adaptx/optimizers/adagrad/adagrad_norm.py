@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import optax
 from jax import Array
 
 from adaptx.core.descent import Descent
 from adaptx.core.lift import lift
-from adaptx.core.moments import Clock, abs_sq, divide, safe_sqrt, sum_sq
+from adaptx.core.moments import Clock, divide, safe_sqrt, sum_sq
 from adaptx.core.registry import Paper, checked, optimizer
 from adaptx.core.rule import Params, Rule, per_tensor
 
@@ -29,7 +28,7 @@ def adagrad_norm_rule(initial_accumulator: Any, eps: Any, eps_root: Any, per: st
         return (), s._replace(nu=s.nu + sum_sq(g))
 
     def part_of_tree(g: Array, s: AdaGradNormState, x: Any, t: Clock) -> tuple[Any, AdaGradNormState]:
-        return jnp.sum(abs_sq(g)), s
+        return sum_sq(g), s
 
     def advance(s: AdaGradNormState, total: Array, t: Clock) -> AdaGradNormState:
         return s._replace(nu=s.nu + total)

@@ -40,15 +40,20 @@ def nadam_rule(b1: Any, b2: Any, eps: Any, eps_root: Any, momentum_decay: Any) -
     def advance(s: NAdamState, totals: None, t: Clock) -> NAdamState:
         return s._replace(mu_bias=ema(s.mu_bias, jnp.ones_like(t.t), momentum(t.t)))
 
+    def shared(s: NAdamState, t: Clock) -> tuple[Array, Array]:
+        """What multiplies g and m: the same on every leaf."""
+        now, following, one = momentum(t.t), momentum(t.t + 1), jnp.ones_like(t.t)
+        return (1 - now) * one / s.mu_bias, following * one / ema(s.mu_bias, one, following)
+
     def step(g: Array, s: NAdamState, x: Any, t: Clock) -> tuple[Array, NAdamState]:
         m = ema(s.mu, g, b1)
         v = ema(s.nu, abs_sq(g), b2)
-        now, following = momentum(t.t), momentum(t.t + 1)
-        next_bias = ema(s.mu_bias, jnp.ones_like(t.t), following)
-        m_hat = (1 - now) * g / s.mu_bias + following * m / next_bias
+        of_g, of_m = t.shared
+        m_hat = of_g * g + of_m * m
         return divide(m_hat, safe_sqrt(debias(v, b2, t) + eps_root), eps), s._replace(mu=m, nu=v)
 
-    return Rule(NAdamState, step, dict(mu=zeros, nu=real_zeros), dict(mu_bias=0.0), advance=advance, decays=(b2,))
+    slots, scalars = dict(mu=zeros, nu=real_zeros), dict(mu_bias=0.0)
+    return Rule(NAdamState, step, slots, scalars, advance=advance, decays=(b2,), shared=shared)
 
 
 @checked

@@ -1,0 +1,183 @@
+"""Decoupled decay that is exact for rows that are not used: paid when they are read."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.tree_util import keystr, tree_flatten_with_path
+
+from adaptx.core.checks import aligned
+from adaptx.core.descent import rate_at
+from adaptx.core.lift import expanded
+from adaptx.core.rounding import wider
+from adaptx.core.rule import Params
+from adaptx.sparse.rows import integers, is_rows, known, put, take
+
+
+class ReadDecayState(NamedTuple):
+    """An optimizer's state beside what its tables still owe.
+
+    A row owes prod(1 - learning_rate weight_decay) over the steps since it was last written. The logarithm of that
+    product from the first step on is one number, kept in two parts so that it loses nothing in long runs.
+    """
+
+    inner: Any
+    log_decay: Array  # (2,): the sum of log(1 - learning_rate weight_decay) so far, its high part and the rest
+    paid: Params  # for each decayed parameter (rows, 2): log_decay when the row was last written; None for the others
+
+
+def decay_at_read(
+    tx: optax.GradientTransformationExtraArgs, learning_rate: Any, weight_decay: Any, mask: Any
+) -> optax.GradientTransformationExtraArgs:
+    """`tx`, which decays the rows that it steps on by itself; the others owe, until `read` or `flush`."""
+
+    def init(params: Any) -> ReadDecayState:
+        leaves, treedef = jax.tree.flatten(params)
+        on = expanded("decay_at_read", mask, params, params)
+        # From the sum of each row, so that what is owed lies on the devices that its rows lie on.
+        blank = lambda x: jnp.stack([jnp.zeros_like(jnp.sum(x, range(1, x.ndim)), jnp.float32)] * 2, -1)
+        abstract = any(isinstance(x, jax.ShapeDtypeStruct) for x in leaves)
+        make = (lambda x: jax.eval_shape(blank, x)) if abstract else blank
+        paid = treedef.unflatten([make(x) if decayed else None for x, decayed in zip(leaves, on, strict=True)])
+        return ReadDecayState(tx.init(params), jax.eval_shape(_none_yet) if abstract else _none_yet(), paid)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, ReadDecayState]:
+        if params is None:
+            raise ValueError("decay_at_read: update needs params; call update(grads, state, params, ...) with it")
+        gs, treedef = jax.tree.flatten(updates, is_leaf=lambda g: g is None or is_rows(g))
+        numbers = treedef.unflatten(range(len(gs)))
+        stored = aligned("decay_at_read", numbers, params, "parameters")
+        paid = aligned("decay_at_read", numbers, state.paid, "state field `paid`")
+        gs = [g.coalesce() if is_rows(g) else g for g in gs]
+        # Rows as they are read: what `tx` sees as parameters.
+        xs = [
+            g.with_values(_read(x, p, state.log_decay, g.indices)) if is_rows(g) else x
+            for g, x, p in zip(gs, stored, paid, strict=True)
+        ]
+        count = optax.tree_utils.tree_get(state.inner, "count")
+        rate = jnp.asarray(rate_at(learning_rate, count) * rate_at(weight_decay, count), jnp.float32)
+        us, inner = tx.update(treedef.unflatten(gs), state.inner, treedef.unflatten(xs), **extra)
+        step = jnp.log1p(-jnp.minimum(rate, 1 - 2**-24))  # of a row that a step decays to nothing 2^-24 is left
+        now = _added(state.log_decay, step)
+
+        def settled(g: Any, p: Any, u: Any) -> Any:
+            """When each row was last written."""
+            if p is None:
+                return None
+            if g is None:  # left alone: owes nothing new
+                return _added(p, jnp.broadcast_to(step, p.shape[:-1]))
+            if not is_rows(g):
+                return jnp.broadcast_to(now, p.shape)
+            # Always so, as the sum only falls, but for a NaN: what is written must follow from all that was read, or
+            # XLA copies the whole.
+            old = take(p, g.indices)
+            due = (old[:, 0] >= now[0]) & ~jnp.isnan(jnp.sum(u.values, tuple(range(1, u.ndim))))
+            return put(p, g.indices, jnp.where(due[:, None], jnp.broadcast_to(now, old.shape), old))
+
+        # From the rows that lie in the table to those that were read and stepped on.
+        us = [
+            u.with_values(u.values + (x.values - take(old, u.indices).astype(x.dtype))) if is_rows(u) else u
+            for u, x, old in zip(treedef.flatten_up_to(us), xs, stored, strict=True)
+        ]
+        paid = [settled(g, p, u) for g, p, u in zip(gs, paid, us, strict=True)]
+        return treedef.unflatten(us), ReadDecayState(inner, now, treedef.unflatten(paid))
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def read(params: Any, state: Any, ids: Any) -> Any:
+    """The rows of tables as they are after all decay: what a forward pass must see under `decay_at="read"`.
+
+    Arguments:
+        params: a table, or a tree of tables, of shape (rows, ...).
+        state: the optimizer's state, whole, also inside a chain or a `multi_transform`; a table is found in it by its
+            path, or by the end of it. A table without such decay is read as it lies.
+        ids: for each table an array of integers of any shape, or a tree of such; outside [0, rows) the rows are zeros.
+
+    Returns: for each array of ids the rows, of shape (*ids.shape, ...), float32 or wider where decay is owed.
+
+    Errors: ValueError for trees that do not fit, or a table whose place in the state is ambiguous.
+    """
+    tables, treedef = tree_flatten_with_path(params)
+    rows = []
+    for (path, x), below in zip(tables, aligned("read", params, ids, "ids"), strict=True):
+        owed = _owed(state, keystr(path))
+        rows.append(jax.tree.map(functools.partial(_looked_up, x, owed), below))
+    return treedef.unflatten(rows)
+
+
+def flush(params: Any, state: Any) -> tuple[Any, Any]:
+    """Parameters and state with all decay paid: what to evaluate, export or hand to another optimizer.
+
+    It walks the whole tables; the training loop needs `read` only. Without such decay both come back as they are.
+
+    Arguments: params, state: those that the optimizer was given and has given, whole.
+
+    Errors: ValueError for a state of other parameters.
+    """
+    found, treedef = tree_flatten_with_path(params)
+    new = []
+    for path, x in found:
+        owed = _owed(state, keystr(path))
+        new.append(x if owed is None else (x * _factor(*owed, x)).astype(x.dtype))
+    every = lambda decay, paid: jax.tree.map(lambda p: jnp.broadcast_to(decay, p.shape), paid)
+    settle = lambda s: s._replace(paid=every(s.log_decay, s.paid)) if isinstance(s, ReadDecayState) else s
+    return treedef.unflatten(new), jax.tree.map(settle, state, is_leaf=_is_decayed)
+
+
+def _looked_up(x: Any, owed: tuple[Array, Array] | None, ids: Any) -> Array:
+    """Rows by ids of any shape."""
+    indices = known(integers(ids, "read"), x.shape[0])
+    decay, paid = owed or (None, None)
+    return _read(x, paid, decay, indices)
+
+
+def _read(x: Array, paid: Any, decay: Any, indices: Array) -> Array:
+    """Rows as they are after the decay that they owe."""
+    rows = x.at[indices].get(mode="fill", fill_value=0)
+    if paid is None:
+        return rows
+    rows = rows.astype(wider(jnp.float32, x.dtype))
+    return rows * _factor(decay, paid.at[indices].get(mode="fill", fill_value=0), rows)
+
+
+def _factor(decay: Array, paid: Array, rows: Array) -> Array:
+    """What is left of rows that were written at `paid`; shaped to multiply with them."""
+    owed = jnp.broadcast_to(decay, paid.shape) - paid
+    left = jnp.exp(owed[..., 0] + owed[..., 1])
+    return left.reshape(*left.shape, *[1] * (rows.ndim - left.ndim)).astype(wider(jnp.float32, rows.real.dtype))
+
+
+def _added(total: Array, step: Array) -> Array:
+    """A sum of two parts with one more number: what rounding takes from the first part is kept in the second."""
+    high, low = total[..., 0], total[..., 1]
+    new = high + step
+    of_step = new - high
+    low = low + ((high - (new - of_step)) + (step - of_step))
+    high = new + low
+    return jnp.stack([high, low - (high - new)], axis=-1)
+
+
+def _none_yet() -> Array:
+    return jnp.zeros(2, jnp.float32)
+
+
+def _is_decayed(s: Any) -> bool:
+    return isinstance(s, ReadDecayState)
+
+
+def _owed(state: Any, path: str) -> tuple[Array, Array] | None:
+    """log_decay and the paid array of the table at this path."""
+    states = [s for s in jax.tree.leaves(state, is_leaf=_is_decayed) if _is_decayed(s)]
+    found = {keystr(p): (s.log_decay, paid) for s in states for p, paid in tree_flatten_with_path(s.paid)[0]}
+    if path in found:
+        return found[path]
+    ends = [p for p in found if p.endswith(path)]
+    if len(ends) > 1:
+        raise ValueError(f"read: the table at {path or 'the root'} may be any of {', '.join(ends)} in the state")
+    return found[ends[0]] if ends else None

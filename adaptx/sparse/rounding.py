@@ -1,0 +1,48 @@
+"""Stochastic rounding of the rows that are written to bfloat16 tables."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from adaptx.core.checks import aligned, paths
+from adaptx.core.rounding import stochastic
+from adaptx.sparse.rows import is_rows, take
+
+
+def stochastically_rounded(tx: optax.GradientTransformationExtraArgs, seed: int) -> Any:
+    """`tx` with updates that end on bfloat16 numbers, above or below with the probability that keeps the mean.
+
+    The update is float32: the way from the old bfloat16 number to the new one, so that adding it rounds nothing more.
+    Nearest rounding instead stops all steps smaller than 1/512 of a weight. The numbers drawn depend on the seed, the
+    count and the leaf's path.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        if params is None:
+            raise ValueError("stochastic rounding: update needs params; call update(grads, state, params) with it")
+        updates, state = tx.update(updates, state, params, **extra)
+        us, treedef = jax.tree.flatten(updates, is_leaf=lambda u: u is None or is_rows(u))
+        numbers = treedef.unflatten(range(len(us)))
+        key = jax.random.fold_in(jax.random.key(seed), optax.tree_utils.tree_get(state, "count"))
+        new = [
+            _rounded(u, x, jax.random.fold_in(key, zlib.crc32(path.encode())))
+            for u, x, path in zip(us, aligned("rounding", numbers, params, "parameters"), paths(numbers), strict=True)
+        ]
+        return treedef.unflatten(new), state
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
+
+
+def _rounded(u: Any, x: Any, key: Any) -> Any:
+    """An update that ends on the parameter's own numbers."""
+    if u is None or x.dtype != jnp.bfloat16:
+        return u
+    old = (take(x, u.indices) if is_rows(u) else x).astype(jnp.float32)
+    step = (u.values if is_rows(u) else u).astype(jnp.float32)
+    way = stochastic(old + step, x.dtype, key).astype(jnp.float32) - old
+    return u.with_values(way) if is_rows(u) else way

@@ -1,0 +1,207 @@
+"""RowSparse: the gradient of a table of which few rows were used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from adaptx.core.rounding import wider
+
+_INT32 = 2**31 - 1
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class RowSparse:
+    """Rows of a gradient, or of an update, and where they belong: `table[indices[i]]` gets `values[i]`.
+
+    Rows of one index add up; an index outside [0, num_rows) is dropped everywhere (-1 is padding, not the last row).
+    It stands in a tree where the table stands. `optax.apply_updates`, `masked`, `multi_transform`, Flax's TrainState
+    and nnx.Optimizer take it as it is; an optimizer takes it inside `lazy_rows`. Other arithmetic raises: the indices
+    are kept as a typed array, which cannot be scaled, clipped, cast or added to.
+
+    Arguments:
+        indices: integers of any dtype and shape, here (n,) or (batch, length); kept as one vector.
+        values: the rows, of shape (*indices.shape, *row).
+        num_rows: the table's rows, static, at most 2^31 - 1 less the number of indices.
+        unique: promises that no index within [0, num_rows) is there twice; static. `coalesce` and `unique_ids` see to
+            it.
+
+    Errors:
+        TypeError: indices that are no integers, values that are neither floating nor complex.
+        ValueError: shapes that do not fit, too many rows.
+    """
+
+    __array_ufunc__ = None  # a numpy table leaves `table + rows` to __radd__
+
+    values: Any  # (n, *row)
+    num_rows: int
+    unique: bool
+
+    def __init__(self, indices: Any, values: Any, num_rows: int, *, unique: bool = False) -> None:
+        indices = integers(indices, "RowSparse", "indices")
+        values = jnp.asarray(values)
+        if not jnp.issubdtype(values.dtype, jnp.inexact):
+            raise TypeError(f"RowSparse: values must be floating or complex, got {values.dtype}")
+        if values.shape[: indices.ndim] != indices.shape:
+            raise ValueError(
+                f"RowSparse: values of shape {values.shape} do not begin with {indices.shape}, the indices'"
+            )
+        if not (isinstance(num_rows, int | np.integer) and 0 <= num_rows <= _INT32 - indices.size):
+            raise ValueError(
+                f"RowSparse: num_rows must be an int from 0 to 2^31 - 1 less {indices.size} indices, got {num_rows!r}"
+            )
+        n, row = indices.size, values.shape[indices.ndim :]
+        self._set(known(indices.reshape(n), int(num_rows)), values.reshape(n, *row), int(num_rows), bool(unique))
+
+    def _set(self, indices: Array, values: Array, num_rows: int, unique: bool) -> RowSparse:
+        """Fields as they are; indices int32 of shape (n,), none negative."""
+        self._keys = _locked(indices)
+        self.values, self.num_rows, self.unique = values, num_rows, unique
+        return self
+
+    @property
+    def indices(self) -> Array:
+        """int32 of shape (n,); what is to be dropped is num_rows or more."""
+        return jax.random.key_data(self._keys)[..., 0].astype(jnp.int32)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The table's."""
+        return (self.num_rows, *self.values.shape[1:])
+
+    @property
+    def dtype(self) -> Any:
+        """The values'."""
+        return self.values.dtype
+
+    @property
+    def ndim(self) -> int:
+        """The table's."""
+        return self.values.ndim
+
+    def __repr__(self) -> str:
+        try:
+            rows = f"{self.dtype}{list(self.values.shape)} of {self.num_rows} rows"
+        except AttributeError:  # in the middle of a tree operation the leaves may be anything
+            rows = repr(self.values)
+        return f"RowSparse({rows}{', unique' * self.unique})"
+
+    def with_values(self, values: Array) -> RowSparse:
+        """Other rows in the same places."""
+        return object.__new__(RowSparse)._set(self.indices, values, self.num_rows, self.unique)
+
+    def coalesce(self) -> RowSparse:
+        """Each index once, ascending, with the sum of its rows in float32 or wider.
+
+        n stays: what is left over gets the distinct indices num_rows, num_rows + 1, ... and zeros, as does what was
+        dropped, so that no NaN in it reaches a norm.
+        """
+        indices, values = self.indices, self.values.astype(wider(jnp.float32, self.dtype))
+        n = indices.shape[0]
+        places = jnp.arange(n, dtype=jnp.int32)
+        if n and not self.unique:
+            indices, order = jax.lax.sort_key_val(indices, places)
+            first = jnp.concatenate([jnp.ones(1, bool), indices[1:] != indices[:-1]])
+            slot = jnp.cumsum(first, dtype=jnp.int32) - 1
+            values = jax.ops.segment_sum(values[order], slot, n, indices_are_sorted=True)
+            indices = jnp.full(n, self.num_rows, jnp.int32).at[slot].set(indices, indices_are_sorted=True)
+        kept = indices < self.num_rows
+        indices = jnp.where(kept, indices, self.num_rows + places)
+        values = jnp.where(kept.reshape(n, *[1] * (values.ndim - 1)), values, jnp.zeros_like(values))
+        return object.__new__(RowSparse)._set(indices, values, self.num_rows, True)
+
+    def todense(self) -> Array:
+        """The table's gradient as one array, in the values' dtype."""
+        rows = self.coalesce()
+        dense = jnp.zeros(rows.shape, rows.dtype).at[rows.indices].add(rows.values, mode="drop", unique_indices=True)
+        return dense.astype(self.dtype)
+
+    @classmethod
+    def concat(cls, *parts: RowSparse) -> RowSparse:
+        """One gradient of several: of two look-ups in one table, of micro-batches, of devices.
+
+        Errors: ValueError for no parts, or for parts of different tables.
+        """
+        shapes = dict.fromkeys(part.shape for part in parts)
+        if len(shapes) != 1:
+            raise ValueError(f"RowSparse.concat: the parts must be of one table, got tables of {list(shapes)}")
+        if len(parts) == 1:
+            return parts[0]
+        width = wider(*(part.dtype for part in parts))
+        values = jnp.concatenate([part.values.astype(width) for part in parts])
+        return cls(jnp.concatenate([part.indices for part in parts]), values, parts[0].num_rows)
+
+    def __radd__(self, table: Any) -> Array:
+        """table + rows: the table with those rows added, each sum rounded once to the table's dtype."""
+        if not isinstance(table, Array | np.ndarray):
+            return NotImplemented  # also another RowSparse: concat says what is meant
+        table = jnp.asarray(table)
+        if table.shape != self.shape:
+            raise ValueError(
+                f"RowSparse: rows of a table of shape {self.shape} cannot be added to one of {table.shape}"
+            )
+        rows = self.coalesce()
+        width = wider(table.dtype, rows.dtype)
+        # Written by set, not add: XLA then sees that the old rows are read first, and writes in place.
+        return put(table, rows.indices, take(table, rows.indices).astype(width) + rows.values.astype(width))
+
+    def tree_flatten_with_keys(self) -> Any:
+        """The typed indices and the rows are the leaves."""
+        key = jax.tree_util.GetAttrKey
+        return ((key("indices"), self._keys), (key("values"), self.values)), (self.num_rows, self.unique)
+
+    @classmethod
+    def tree_unflatten(cls, static: tuple[int, bool], leaves: Any) -> RowSparse:
+        """Whatever a tree operation has made of the leaves."""
+        rows = object.__new__(cls)
+        rows._keys, rows.values = leaves
+        rows.num_rows, rows.unique = static
+        return rows
+
+
+def integers(ids: Any, name: str, what: str = "ids") -> Any:
+    """Ids as a JAX array, if they are one, or a NumPy array, which keeps 64 bits."""
+    ids = ids if isinstance(ids, Array) else np.asarray(ids)
+    if ids.size == 0 and not isinstance(ids, Array):
+        ids = ids.astype(np.int32)  # of an empty list
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise TypeError(f"{name}: {what} must be integers, got {ids.dtype}")
+    return ids
+
+
+def known(indices: Any, num_rows: int) -> Array:
+    """Indices as int32, those outside [0, num_rows) as num_rows; compared in their own dtype, before int32 wraps."""
+    if not isinstance(indices, Array):
+        indices = np.where((indices < 0) | (indices >= num_rows), num_rows, indices).astype(np.int32)
+        return jnp.asarray(indices)
+    if num_rows > jnp.iinfo(indices.dtype).max:  # all of them fit; the comparison would not
+        return jnp.where(indices < 0, num_rows, indices.astype(jnp.int32))
+    outside = (indices < 0) | (indices >= jnp.asarray(num_rows, indices.dtype))
+    return jnp.where(outside, num_rows, indices.astype(jnp.int32))
+
+
+def _locked(indices: Array) -> Array:
+    """Indices as a typed array (of the kind of random keys, the only public one): it can be indexed and moved, not
+    computed with."""
+    words = jnp.stack([indices.astype(jnp.uint32), jnp.zeros(indices.shape, jnp.uint32)], axis=-1)
+    return jax.random.wrap_key_data(words, impl="threefry2x32")
+
+
+def take(table: Array, indices: Array) -> Array:
+    """The rows of distinct indices; zeros where an index is outside."""
+    return table.at[indices].get(mode="fill", fill_value=0, unique_indices=True, wrap_negative_indices=False)
+
+
+def put(table: Array, indices: Array, rows: Array) -> Array:
+    """The table with those rows replaced; nothing where an index is outside."""
+    rows = rows.astype(table.dtype)
+    return table.at[indices].set(rows, mode="drop", unique_indices=True, wrap_negative_indices=False)
+
+
+def is_rows(x: Any) -> bool:
+    """A leaf that is a RowSparse."""
+    return isinstance(x, RowSparse)

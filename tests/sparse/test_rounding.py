@@ -1,0 +1,114 @@
+"""Stochastic rounding: the right mean where nearest rounding stops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from adaptx import sparse
+from adaptx.core.rounding import stochastic
+from tests.sparse.tables import ROWS, WIDTH, draws, run_sparse, table
+
+
+def test_up_or_down_with_the_right_mean() -> None:
+    """1 + 2^-7 k / 8: only its two neighbours, the upper one in k of 8 cases; and numbers of bfloat16 stay."""
+    x = 1 + 2.0**-7 * jnp.arange(9) / 8
+    many = jax.jit(jax.vmap(lambda key: stochastic(x, jnp.bfloat16, key)))(jax.random.split(jax.random.key(0), 20_000))
+    found = np.asarray(many, float)
+    assert set(np.unique(found)) == {1.0, 1 + 2.0**-7}
+    upper = (found > 1).mean(0)
+    # A share of 20,000 has a standard deviation of at most 0.0036.
+    np.testing.assert_allclose(upper, np.arange(9) / 8, atol=0.015)
+    assert upper[0] == 0
+    assert upper[8] == 1
+    assert found.dtype == float
+    assert many.dtype == jnp.bfloat16
+
+
+def test_signs_ends_and_what_is_not_finite() -> None:
+    x = jnp.array([-1 - 2.0**-9, 0.0, -0.0, 1e-40, 3.4e38, -3.4e38, jnp.inf, -jnp.inf, jnp.nan])
+    keys = jax.random.split(jax.random.key(1), 200)
+    found = np.asarray(jax.vmap(lambda key: stochastic(x, jnp.bfloat16, key))(keys), float)
+    assert set(np.unique(found[:, 0])) == {-1 - 2.0**-7, -1.0}
+    assert not found[:, 1:3].any()
+    assert (found[:, 3] >= 0).all()
+    assert found[:, 3].max() < 2e-40
+    assert (np.abs(found[:, 4:6]) > 3.38e38).all()
+    np.testing.assert_array_equal(found[:, 6:8], np.broadcast_to([np.inf, -np.inf], (200, 2)))
+    assert np.isnan(found[:, 8]).all()
+
+
+def small_steps(seed: int | None) -> float:
+    """The mean of a bfloat16 row that starts at 1 and is told 100 times to add 1e-3."""
+    tx = sparse.lazy_rows(optax.sgd(1e-3)) if seed is None else None
+    x = jnp.ones((4, 512), jnp.bfloat16)
+    from adaptx.sparse.rounding import stochastically_rounded
+
+    class Counted:
+        pass
+
+    inner = sparse.lazy_rows(optax.chain(optax.sgd(1e-3), optax.scale_by_schedule(lambda t: 1.0)))
+    tx = inner if seed is None else stochastically_rounded(inner, seed)
+    g = sparse.RowSparse([1, 1], jnp.full((2, 512), -0.5, jnp.bfloat16), 4)
+
+    def step(carry: Any, _: Any) -> Any:
+        x, state = carry
+        updates, state = tx.update(g, state, x)
+        return (optax.apply_updates(x, updates), state), None
+
+    (x, _), _ = jax.jit(lambda: jax.lax.scan(step, (x, tx.init(x)), length=100))()
+    np.testing.assert_array_equal(x[0], 1)
+    return float(x[1].astype(jnp.float32).mean())
+
+
+def test_small_steps_arrive() -> None:
+    """1 + 100 x 1e-3 = 1.1, where nearest rounding stays at 1."""
+    assert small_steps(None) == 1
+    assert small_steps(0) == pytest.approx(1.1, abs=3e-3)  # 512 walks, each with a standard deviation of about 0.03
+
+
+NAMES = ["adagrad", "rowwise_adagrad", "adam", "partial_rowwise_adam", "ftrl", "lamb_rows"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_seed_changes_bfloat16_tables_only(name: str) -> None:
+    ids, values = draws(3)
+    make = lambda seed: getattr(sparse, name)(0.1, seed=seed)
+    for dtype in (jnp.float32, jnp.bfloat16):
+        results = [np.asarray(run_sparse(make(seed), table(dtype), ids, values)[0], float) for seed in (None, 1, 1, 2)]
+        nearest, first, again, other = results
+        np.testing.assert_array_equal(first, again)
+        assert np.array_equal(nearest, first) == np.array_equal(first, other) == (dtype == jnp.float32)
+        np.testing.assert_allclose(first, nearest, rtol=0.05)
+        np.testing.assert_array_equal(first[10], np.asarray(table(dtype), float)[10])
+
+
+def test_two_tables_draw_their_own_numbers() -> None:
+    tx = sparse.adagrad(1e-3, seed=0)
+    params = {"a": jnp.ones((1, 256), jnp.bfloat16), "b": jnp.ones((1, 256), jnp.bfloat16)}
+    g = {k: sparse.RowSparse([0], jnp.ones((1, 256)), 1) for k in params}
+    updates, _ = tx.update(g, tx.init(params), params)
+    assert not np.array_equal(updates["a"].values, updates["b"].values)
+
+
+def test_dense_leaves_are_rounded_too() -> None:
+    tx = sparse.adagrad(1e-3, seed=0)
+    x = {"w": jnp.ones((WIDTH, 256), jnp.bfloat16), "c": None}
+    updates, _ = tx.update({"w": jnp.ones((WIDTH, 256)), "c": None}, tx.init(x), x)
+    after = (x["w"] + updates["w"]).astype(jnp.bfloat16)
+    assert len(np.unique(np.asarray(after, float))) == 2
+    with pytest.raises(ValueError, match="stochastic rounding: update needs params"):
+        tx.update({"w": jnp.ones((WIDTH, 256)), "c": None}, tx.init(x))
+
+
+def test_decay_at_read_and_rounding_together() -> None:
+    tx = sparse.adagrad(0.1, weight_decay=0.1, decay_at="read", seed=0)
+    x, state = run_sparse(tx, table(jnp.bfloat16), *draws(5))
+    rows = sparse.read({"emb": x}, state, {"emb": jnp.arange(ROWS)})["emb"]
+    assert rows.dtype == jnp.float32
+    assert np.isfinite(rows).all()
