@@ -17,7 +17,7 @@ find    = $$(python3 .ci/find_python.py $(1))
 install = -m pip install -qq --editable
 report  = -m pip list --format freeze 2>/dev/null | grep -E '^(jax|jaxlib|optax|chex|numpy|flax)=='
 
-.PHONY: demo test test-fast test-all test-latest test-oldest lint bench mutate clean
+.PHONY: demo test test-fast test-all test-latest test-oldest lint bench bench-dense bench-sparse mutate clean
 
 demo: .venv/stamp
 	$(PY) -m benchmarks.demo $(ARGS)
@@ -46,8 +46,13 @@ lint: .venv/stamp
 	$(PYRIGHT)
 	$(PYRIGHT) --verifytypes adaptx --ignoreexternal
 
-bench: .venv/stamp
+bench: bench-dense bench-sparse
+
+bench-dense: .venv/stamp
 	$(PY) -m benchmarks.dense $(ARGS)
+
+bench-sparse: .venv/stamp
+	$(PY) -m benchmarks.sparse $(ARGS)
 
 mutate: .venv/stamp
 	$(PY) tests/mutate.py $(ARGS)

@@ -16,16 +16,14 @@ import functools
 import gc
 import importlib
 import inspect
-import os
-import platform
 import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,13 +32,25 @@ import optax
 import optax.contrib
 
 from adaptx.registry import OPTIMIZERS
+from benchmarks.side_by_side import (
+    OneLineParser,
+    Progress,
+    Run,
+    Times,
+    aligned,
+    interleaved,
+    machine,
+    positive,
+    step_seconds,
+    versions,
+    writable,
+)
 
 RATE = 1e-3
 STEP_TARGET = 1.05
 FIRST_TARGET = 1.1
 FIRST_TARGET_ONE_LEAF = 1.3  # a fixed cost of milliseconds shows on one leaf and is nothing to a user
 SCALAR_BYTES = 64  # what a scalar may take in memory; see `slack`
-BLOCK_SECONDS = 0.3  # a timed block lasts about this long, so that a timer's tick or one interrupt does not show
 
 
 @dataclass(frozen=True)
@@ -197,13 +207,6 @@ def structural_misses(ours: Structure, theirs: Structure, tree: Tree) -> list[st
 
 # Timing ---------------------------------------------------------------------------------------------------------
 
-Run = Callable[[int], None]  # takes that many steps and waits until they are done
-
-
-def interleaved(names: Sequence[str], rounds: int) -> Iterator[Iterable[str]]:
-    for i in range(rounds):
-        yield names if i % 2 == 0 else reversed(names)
-
 
 def first_calls(
     builders: dict[str, Callable[[], optax.GradientTransformation]], tree: Tree, rounds: int, tick: Callable[[], None]
@@ -261,50 +264,6 @@ def torch_run(optimizer: Any, steps: int) -> None:
         optimizer.step()
 
 
-def step_seconds(runs: dict[str, Run], rounds: int, tick: Callable[[], None]) -> tuple[dict[str, list[float]], int]:
-    """Seconds a step, once a round; and the steps in a block."""
-    for run in runs.values():
-        run(2)  # the first steps touch fresh memory
-    start = time.perf_counter()
-    runs["optax"](2)
-    steps = int(np.clip(2 * BLOCK_SECONDS / (time.perf_counter() - start), 3, 50))
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for names in interleaved(list(runs), rounds):
-        for name in names:
-            start = time.perf_counter()
-            runs[name](steps)
-            seconds[name].append((time.perf_counter() - start) / steps)
-        tick()
-    return seconds, steps
-
-
-class Times(NamedTuple):
-    """Medians over the rounds. A ratio is the median of the rounds' ratios: what slows a whole round cancels."""
-
-    ours: float
-    theirs: float
-    ratio: float
-    noise: float  # optax against itself
-    spread: float  # of the ratio: half its range
-
-    @classmethod
-    def of(cls, seconds: dict[str, list[float]], ours: str = "adaptx") -> Times:
-        def ratios(name: str) -> list[float]:
-            return [a / b for a, b in zip(seconds[name], seconds["optax"], strict=True)]
-
-        mine = ratios(ours)
-        return cls(
-            statistics.median(seconds[ours]),
-            statistics.median(seconds["optax"]),
-            statistics.median(mine),
-            statistics.median(ratios("optax again")),
-            (max(mine) - min(mine)) / 2,
-        )
-
-    def misses(self, target: float) -> bool:
-        return self.ratio > target * max(1.0, self.noise)
-
-
 # One row --------------------------------------------------------------------------------------------------------
 
 
@@ -353,7 +312,7 @@ def measure(name: str, tree: Tree, repeats: int, tick: Callable[[], None]) -> Ro
         structure_of(pair.build_ours(), compiled["adaptx"], tree),
         structure_of(pair.build_optax(), compiled["optax"], tree),
         {who: Times.of(stepping, who) for who in runs if who.startswith("torch")},
-        (repeats, steps, len(compiling["optax"])),
+        (repeats, steps["optax"], len(compiling["optax"])),
     )
 
 
@@ -397,37 +356,7 @@ def cells(row: Row) -> list[list[str]]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Aligned columns that are also Markdown, so that screen and file show the same."""
-    lines = [HEADER, *(line for row in rows for line in cells(row))]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER))]
-    left = {0, 1, len(HEADER) - 1}  # words; the rest are numbers
-
-    def show(line: list[str]) -> str:
-        padded = [c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))]
-        return "| " + " | ".join(padded) + " |"
-
-    rule = "|" + "|".join("-" * (w + 1) + ("-" if i in left else ":") for i, w in enumerate(widths)) + "|"
-    return "\n".join([show(HEADER), rule, *(show(line) for line in lines[1:])])
-
-
-def machine() -> str:
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{model}, {cores} cores, {platform.system()} {platform.machine()}, jax on {jax.default_backend()}"
-
-
-def versions() -> str:
-    found = [f"Python {platform.python_version()}"]
-    for name in ("adaptx", "jax", "jaxlib", "optax", "numpy", "torch"):
-        try:
-            found.append(f"{name} {importlib.import_module(name).__version__}")
-        except ImportError:
-            found.append(f"no {name}")
-    return ", ".join(found)
+    return aligned(HEADER, [line for row in rows for line in cells(row)], (0, 1, len(HEADER) - 1))
 
 
 QUICK_NOTE = "**QUICK RUN ON SMALL TREES: this shows that the benchmark runs. Its times mean nothing.**"
@@ -478,17 +407,6 @@ def report(rows: Sequence[Row], command: str, quick: bool) -> str:
 # The command ----------------------------------------------------------------------------------------------------
 
 
-class OneLineParser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)
-
-
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = OneLineParser(prog="python -m benchmarks.dense", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--optimizer", action="append", choices=list(PAIRS), help="repeatable; default: all")
@@ -497,36 +415,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/dense.md"), help="the Markdown report")
     parser.add_argument("--quick", action="store_true", help="small trees, to see that it runs")
     arguments = parser.parse_args(argv)
-    try:  # now, not after half an hour
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.open("a").close()
-    except OSError as problem:
-        parser.error(f"--out {arguments.out}: {problem.strerror}")
+    writable(arguments.out, parser)
     return arguments
-
-
-class Progress:
-    """A bar on stderr; silent where tqdm is not installed."""
-
-    def __init__(self, total: int) -> None:
-        try:
-            tqdm = importlib.import_module("tqdm").tqdm
-            self.bar: Any = tqdm(total=total, file=sys.stderr, leave=False, disable=None)
-        except ImportError:
-            print('no progress bar: pip install "adaptx[plot]" brings tqdm', file=sys.stderr)
-            self.bar = None
-
-    def say(self, text: str) -> None:
-        if self.bar is not None:
-            self.bar.set_description(text)
-
-    def tick(self) -> None:
-        if self.bar is not None:
-            self.bar.update()
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
+import optax
 
+from adaptx import sparse
 from adaptx.registry import OPTIMIZERS, Entry
 from tests.conformance.ledger import LEDGER
+from tests.sparse.semantics import dense_rules, semantics
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 CATALOGUE = ROOT / "adaptx" / "CATALOGUE.md"
+SPARSE_REPORT = ROOT / "benchmarks" / "results" / "sparse.md"
 
 
 def readme_table() -> str:
@@ -28,6 +33,39 @@ def readme_table() -> str:
         what = _first_line(entry).replace("|", r"\|")  # a bar would end the cell
         rows.append(f"| `{entry.name}` | {direction} | {what} | {source} | {reach} |")
     return "\n".join(rows)
+
+
+def sparse_table() -> str:
+    """The ready optimizers of tables, what is exact about them, and what they keep for each row."""
+    rows = [
+        "| `adaptx.sparse` | first line | rows that are not used | state for a table of (rows, width) |",
+        "|---|---|---|---|",
+    ]
+    for name, dense in dense_rules().items():
+        what = (getattr(sparse, name).__doc__ or "").splitlines()[0].rstrip(".")
+        found = {decayed: semantics(dense(**({"weight_decay": 0.1} if decayed else {}))) for decayed in (False, True)}
+        how = found[False] + (", with decay at the touch lazy" if found[False] != found[True] else "")
+        rows.append(f"| `{name}` | {what} | {how} | {_kept(getattr(sparse, name)(0.1))} |")
+        if name == "adam":
+            rows.append(
+                f'| `adam(bias="row")` | the same, counting the steps of each row | lazy | {_kept(sparse.adam(0.1, bias="row"))} |'
+            )
+    return "\n".join(rows)
+
+
+def _kept(tx: optax.GradientTransformation) -> str:
+    """The state's kind, and what of it has rows."""
+    state: Any = tx.init(jnp.zeros((5, 3)))
+    arrays = {field: a for field, a in state._asdict().items() if a is not None and a.ndim}
+    kept = [f"{field} {'(rows, width)' if a.ndim == 2 else '(rows,)'}" for field, a in arrays.items()]
+    return f"`{type(state).__name__}`: {', '.join(kept)}"
+
+
+def speed() -> str:
+    """AdaGrad at 4,096 uniform ids, from the last report."""
+    found = re.search(r"^\| adagrad +\| 1M x 64 \| 4096 uniform.*$", SPARSE_REPORT.read_text(), re.MULTILINE)
+    assert found, "run `make bench-sparse`"
+    return f"{float(found[0].split('|')[7]):.0f}"
 
 
 def laws_line() -> str:
@@ -112,6 +150,8 @@ def with_section(text: str, name: str, content: str) -> str:
 def readme() -> str:
     """The README with its generated sections renewed."""
     text = with_section(README.read_text(), "optimizers", readme_table())
+    text = with_section(text, "sparse", sparse_table())
+    text = with_section(text, "speed", speed())
     return with_section(text, "laws", laws_line())
 
 

@@ -56,9 +56,15 @@ def test_quickstart_is_twenty_lines_and_learns() -> None:
     assert float(names["loss"]) < 0.5  # type: ignore[arg-type]  (exec fills it)
 
 
+def test_sparse_examples_are_fifteen_lines() -> None:
+    found = [block for block in BLOCKS if "rows_value_and_grad" in block]
+    assert [("linen" in block, "nnx" in block) for block in found] == [(True, False), (False, True)]
+    assert all(len([line for line in block.splitlines() if line.strip()]) <= 15 for block in found)
+
+
 def test_every_name_of_the_package_is_in_the_readme_or_catalogue() -> None:
     text = README + generate.CATALOGUE.read_text()
-    missing = [name for name in adaptx.__all__ if name not in text]
+    missing = [name for name in (*adaptx.__all__, *adaptx.sparse.__all__) if name not in text]
     assert not missing
 
 

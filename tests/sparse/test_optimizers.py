@@ -14,15 +14,11 @@ import optax
 import pytest
 from numpy import sqrt
 
-import adaptx
 from adaptx import sparse
-from adaptx.core.descent import Descent
-from adaptx.core.lift import lift
 from adaptx.registry import OPTIMIZERS
-from adaptx.sparse import row_rules
 from tests.conformance.cases import CASES
 from tests.conftest import x64
-from tests.sparse.semantics import semantics
+from tests.sparse.semantics import dense_rules, semantics
 from tests.sparse.tables import ROWS, WIDTH, dense_gradient, draws, run_sparse, table
 
 STEPS = 12
@@ -198,25 +194,8 @@ def test_one_number_a_row() -> None:
 
 # Exact or lazy --------------------------------------------------------------------------------------------------
 
-# The dense rule that each ready optimizer has inside, with a changing rate.
 SLOW = optax.exponential_decay(0.1, 10, 0.5)
-
-
-def _rowwise(**k: Any) -> Any:
-    rule = row_rules.rowwise_adagrad_rule(0.0, 1e-8, 0.0, k.get("l2"), k.get("max_norm"))
-    return lift("rowwise_adagrad", rule, Descent(SLOW, k.get("weight_decay")))
-
-
-DENSE = {
-    "adagrad": lambda **k: adaptx.adagrad(SLOW, **k),
-    "rowwise_adagrad": _rowwise,
-    "adam": lambda **k: adaptx.adam(SLOW, **k),
-    "partial_rowwise_adam": lambda **k: lift(
-        "partial", row_rules.partial_rowwise_adam_rule(0.9, 0.999, 1e-8, 0.0), Descent(SLOW)
-    ),
-    "ftrl": lambda **k: adaptx.ftrl(SLOW, **k),
-    "lamb_rows": lambda **k: adaptx.lamb(SLOW, **k),
-}
+DENSE = dense_rules()
 EXPECTED = {
     ("adagrad", ()): "exact",
     ("adagrad", (("weight_decay", 0.1),)): "lazy",

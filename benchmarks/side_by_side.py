@@ -1,0 +1,156 @@
+"""Measuring side by side: several ways to do one thing in one process, in turn, and the report of it.
+
+The order is reversed each round, so that a slow minute of the machine slows them all; what is compared are ratios
+within a round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import jax
+import numpy as np
+
+BLOCK_SECONDS = 0.3  # a timed block lasts about this long, so that a timer's tick or one interrupt does not show
+
+Run = Callable[[int], None]  # takes that many steps and waits until they are done
+
+
+def interleaved(names: Sequence[str], rounds: int) -> Iterator[Iterable[str]]:
+    for i in range(rounds):
+        yield names if i % 2 == 0 else reversed(names)
+
+
+def step_seconds(
+    runs: dict[str, Run], rounds: int, tick: Callable[[], None]
+) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Seconds a step, once a round; and the steps in a block of each."""
+    steps: dict[str, int] = {}
+    for name, run in runs.items():
+        run(2)  # the first steps touch fresh memory
+        start = time.perf_counter()
+        run(2)
+        steps[name] = int(np.clip(2 * BLOCK_SECONDS / (time.perf_counter() - start), 3, 50))
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for names in interleaved(list(runs), rounds):
+        for name in names:
+            start = time.perf_counter()
+            runs[name](steps[name])
+            seconds[name].append((time.perf_counter() - start) / steps[name])
+        tick()
+    return seconds, steps
+
+
+class Times(NamedTuple):
+    """Medians over the rounds. A ratio is the median of the rounds' ratios: what slows a whole round cancels."""
+
+    ours: float
+    theirs: float
+    ratio: float
+    noise: float  # theirs against itself, built and compiled separately
+    spread: float  # of the ratio: half its range
+
+    @classmethod
+    def of(
+        cls, seconds: dict[str, list[float]], ours: str = "adaptx", theirs: str = "optax", again: str = "optax again"
+    ) -> Times:
+        def ratios(name: str) -> list[float]:
+            return [a / b for a, b in zip(seconds[name], seconds[theirs], strict=True)]
+
+        mine = ratios(ours)
+        return cls(
+            statistics.median(seconds[ours]),
+            statistics.median(seconds[theirs]),
+            statistics.median(mine),
+            statistics.median(ratios(again)),
+            (max(mine) - min(mine)) / 2,
+        )
+
+    def misses(self, target: float) -> bool:
+        return self.ratio > target * max(1.0, self.noise)
+
+
+def aligned(header: Sequence[str], lines: Sequence[Sequence[str]], words: Iterable[int]) -> str:
+    """Columns that are aligned and Markdown, so that screen and file show the same; `words` are left-aligned."""
+    lines, left = [header, *lines], set(words)
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+
+    def show(line: Sequence[str]) -> str:
+        padded = [c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))]
+        return "| " + " | ".join(padded) + " |"
+
+    rule = "|" + "|".join("-" * (w + 1) + ("-" if i in left else ":") for i, w in enumerate(widths)) + "|"
+    return "\n".join([show(header), rule, *(show(line) for line in lines[1:])])
+
+
+def machine() -> str:
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{model}, {cores} cores, {platform.system()} {platform.machine()}, jax on {jax.default_backend()}"
+
+
+def versions() -> str:
+    found = [f"Python {platform.python_version()}"]
+    for name in ("adaptx", "jax", "jaxlib", "optax", "numpy", "torch"):
+        try:
+            found.append(f"{name} {importlib.import_module(name).__version__}")
+        except ImportError:
+            found.append(f"no {name}")
+    return ", ".join(found)
+
+
+class OneLineParser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def writable(out: Path, parser: argparse.ArgumentParser) -> None:
+    """Ends the program now, not after half an hour, where the report cannot be written."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.open("a").close()
+    except OSError as problem:
+        parser.error(f"--out {out}: {problem.strerror}")
+
+
+class Progress:
+    """A bar on stderr; silent where tqdm is not installed."""
+
+    def __init__(self, total: int) -> None:
+        try:
+            tqdm = importlib.import_module("tqdm").tqdm
+            self.bar: Any = tqdm(total=total, file=sys.stderr, leave=False, disable=None)
+        except ImportError:
+            print('no progress bar: pip install "adaptx[plot]" brings tqdm', file=sys.stderr)
+            self.bar = None
+
+    def say(self, text: str) -> None:
+        if self.bar is not None:
+            self.bar.set_description(text)
+
+    def tick(self) -> None:
+        if self.bar is not None:
+            self.bar.update()
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
