@@ -47,9 +47,8 @@ def sparse_table() -> str:
         how = found[False] + (", with decay at the touch lazy" if found[False] != found[True] else "")
         rows.append(f"| `{name}` | {what} | {how} | {_kept(getattr(sparse, name)(0.1))} |")
         if name == "adam":
-            rows.append(
-                f'| `adam(bias="row")` | the same, counting the steps of each row | lazy | {_kept(sparse.adam(0.1, bias="row"))} |'
-            )
+            own = _kept(sparse.adam(0.1, bias="row"))
+            rows.append(f'| `adam(bias="row")` | the same, counting the steps of each row | lazy | {own} |')
     return "\n".join(rows)
 
 
