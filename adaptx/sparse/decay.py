@@ -139,11 +139,11 @@ def _looked_up(x: Any, owed: tuple[Array, Array] | None, ids: Any) -> Array:
 
 def _read(x: Array, paid: Any, decay: Any, indices: Array) -> Array:
     """Rows as they are after the decay that they owe."""
-    rows = x.at[indices].get(mode="fill", fill_value=0)
+    rows = take(x, indices, unique=False)
     if paid is None:
         return rows
     rows = rows.astype(wider(jnp.float32, x.dtype))
-    return rows * _factor(decay, paid.at[indices].get(mode="fill", fill_value=0), rows)
+    return rows * _factor(decay, take(paid, indices, unique=False), rows)
 
 
 def _factor(decay: Array, paid: Array, rows: Array) -> Array:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import PartitionSpec
 
 from adaptx.core.rounding import wider
 
@@ -107,7 +108,8 @@ class RowSparse:
             indices, order = jax.lax.sort_key_val(indices, places)
             first = jnp.concatenate([jnp.ones(1, bool), indices[1:] != indices[:-1]])
             slot = jnp.cumsum(first, dtype=jnp.int32) - 1
-            values = jax.ops.segment_sum(values[order], slot, n, indices_are_sorted=True)
+            ordered = take(values, order)
+            values = jnp.zeros_like(values).at[slot].add(ordered, indices_are_sorted=True, **_lies(values))
             indices = jnp.full(n, self.num_rows, jnp.int32).at[slot].set(indices, indices_are_sorted=True)
         kept = indices < self.num_rows
         indices = jnp.where(kept, indices, self.num_rows + places)
@@ -191,15 +193,30 @@ def _locked(indices: Array) -> Array:
     return jax.random.wrap_key_data(words, impl="threefry2x32")
 
 
-def take(table: Array, indices: Array) -> Array:
-    """The rows of distinct indices; zeros where an index is outside."""
-    return table.at[indices].get(mode="fill", fill_value=0, unique_indices=True, wrap_negative_indices=False)
+def take(table: Array, indices: Array, unique: bool = True) -> Array:
+    """The rows of some indices, by default distinct ones; zeros where an index is outside."""
+    lies = _lies(table, indices)
+    return table.at[indices].get(mode="fill", fill_value=0, unique_indices=unique, **_HINTS, **lies)
 
 
 def put(table: Array, indices: Array, rows: Array) -> Array:
-    """The table with those rows replaced; nothing where an index is outside."""
+    """The table with the rows of distinct indices replaced; nothing where an index is outside."""
     rows = rows.astype(table.dtype)
-    return table.at[indices].set(rows, mode="drop", unique_indices=True, wrap_negative_indices=False)
+    return table.at[indices].set(rows, mode="drop", unique_indices=True, **_HINTS, **_lies(table))
+
+
+_HINTS: Any = {"wrap_negative_indices": False}  # `known` has left none
+
+
+def _lies(table: Array, indices: Any = None) -> dict[str, Any]:
+    """On a mesh of explicit axes, where the result of an indexed operation lies: as the table does, or, for a look-up,
+    as the indices and the table's rows do. Elsewhere nothing need be said."""
+    spec = tuple(jax.typeof(table).sharding.spec)
+    if not any(spec):
+        return {}
+    return {
+        "out_sharding": PartitionSpec(*(spec if indices is None else (*jax.typeof(indices).sharding.spec, *spec[1:])))
+    }
 
 
 def is_rows(x: Any) -> bool:
