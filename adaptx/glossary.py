@@ -72,7 +72,8 @@ GLOSSARY: dict[str, Argument] = {
 # Other libraries' names for what is called otherwise here (a hint is given where the factory has one of ours).
 RENAMED: dict[str, tuple[str, ...]] = {
     # Optax
-    "decay": ("b2",),
+    "rmsprop.decay": ("b2",),
+    "scale_by_rmsprop.decay": ("b2",),
     "rho": ("b2",),
     "weight_decay_mask": ("mask",),
     "init_step": ("initial_distance",),
@@ -85,7 +86,14 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "beta_1": ("b1",),
     "beta_2": ("b2",),
     "epsilon": ("eps",),
-    "alpha": ("b2",),
+    "rmsprop.alpha": ("b2",),
+    "scale_by_rmsprop.alpha": ("b2",),
+    "alpha": ("learning_rate",),  # the papers'
+    "wd": ("weight_decay",),
+    "final_lr": ("final_learning_rate",),
+    "beta1": ("b1",),
+    "beta2": ("b2",),
+    "reps_rel": ("initial_distance",),
 }
 
 # What every docstring says, unless it says more.

@@ -7,6 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from adaptx.core.rule import Like
@@ -23,10 +24,11 @@ def paths(tree: Any) -> list[str]:
 
 
 def check_inexact(name: str, what: str, tree: Any) -> None:
-    """Every leaf is floating or complex."""
+    """Every leaf is floating or complex, of at least 16 bits."""
     for i, leaf in enumerate(jax.tree.leaves(tree, is_leaf=is_none)):
-        if leaf is not None and not jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), jnp.inexact):
-            found = getattr(leaf, "dtype", type(leaf).__name__)
+        dtype = getattr(leaf, "dtype", type(leaf))
+        if leaf is not None and not (jnp.issubdtype(dtype, jnp.inexact) and jnp.finfo(dtype).bits >= 16):
+            found = dtype if hasattr(leaf, "dtype") else dtype.__name__
             raise TypeError(
                 f"{name}: the {what} at {paths(tree)[i]} is {found}; it must be floating or complex "
                 "(leave other leaves out with optax.masked or None)"
@@ -55,7 +57,7 @@ def array(x: Any) -> Any:
 
 
 def matching_params(name: str, grads: Any, gs: list[Any], params: Any) -> list[Any]:
-    """The parameter of each gradient: of its shape, and complex exactly where it is."""
+    """The parameter of each gradient: of its shape, and floating or complex like it."""
     if params is None:
         return [None] * len(gs)
     xs = [x if g is None else array(x) for g, x in zip(gs, aligned(name, grads, params, "parameters"), strict=True)]
@@ -69,35 +71,54 @@ def matching_params(name: str, grads: Any, gs: list[Any], params: Any) -> list[A
         except AssertionError:
             found = f"has shape {g.shape}, its parameter {x.shape}"
             raise ValueError(f"{name}: the gradient at {paths(grads)[i]} {found}") from None
-        if jnp.iscomplexobj(g) != jnp.iscomplexobj(x):
+        if _kinds(g) != _kinds(x):
             raise TypeError(f"{name}: the gradient at {paths(grads)[i]} is {g.dtype}, its parameter {x.dtype}")
     return xs
 
 
-def check_state(name: str, kind: Any, state: Any, unused: list[str]) -> None:
-    """The state is what init gives: of its kind, and with nothing that would be lost."""
+def check_state(name: str, kind: Any, state: Any, unused: list[str], scalars: Any) -> None:
+    """The state is what init gives: of its kind, one number in each scalar, and nothing that would be lost."""
     if not isinstance(state, kind):
         raise TypeError(f"{name}: the state must be the {kind.__name__} that init gives, got {type(state).__name__}")
+    for field in ("count", *scalars):
+        a, integer = getattr(state, field), field == "count"
+        whole = jnp.issubdtype(getattr(a, "dtype", type(a)), jnp.int32) or not integer
+        if not (hasattr(a, "dtype") and a.shape == () and whole):
+            number = "one int32" if integer else "one array without axes"
+            raise ValueError(f"{name}: the state's `{field}` must be {number}, as init gives it, got {shown(a)}")
     lost = [field for field in unused if getattr(state, field) is not None]
     if lost:
         raise ValueError(f"{name}: the state has {', '.join(lost)}, which these arguments do not keep")
 
 
 def matching_state(name: str, grads: Any, gs: list[Any], state: Any, slots: Any) -> dict[int, dict[str, Any]]:
-    """The state of each gradient leaf by field, with the shapes that `init` gives a parameter of that shape."""
-    made = lambda field, shape, dtype: _shapes(jax.eval_shape(slots[field], jax.ShapeDtypeStruct(shape, dtype)))
-    expected = functools.cache(lambda field, *like: like[0] if isinstance(slots[field], Like) else made(field, *like))
+    """The state of each gradient leaf by field, of the shapes and kinds that `init` gives a parameter like it."""
+
+    @functools.cache
+    def expected(field: str, shape: Any, dtype: Any) -> Any:
+        like, slot = jax.ShapeDtypeStruct(shape, dtype), slots[field]
+        return like.update(dtype=slot.dtype_of(dtype)) if isinstance(slot, Like) else jax.eval_shape(slot, like)
+
     by_field = {field: aligned(name, grads, tree, f"state fields `{field}`") for field, tree in state.items()}
     for field, leaves in by_field.items():
         for i, (g, slot) in enumerate(zip(gs, leaves, strict=True)):
-            if g is not None and _shapes(slot) != expected(field, g.shape, g.dtype):
-                found = f"needs state `{field}` of shape {expected(field, g.shape, g.dtype)}, got {_shapes(slot)}"
+            if g is not None and _kinds(slot) != _kinds(like := expected(field, g.shape, g.dtype)):
+                found = f"needs state `{field}` like {shown(like)}, got {shown(slot)}"
                 raise ValueError(f"{name}: the gradient at {paths(grads)[i]} {found}")
     return {i: {field: leaves[i] for field, leaves in by_field.items()} for i in range(len(gs))}
 
 
-def _shapes(tree: Any) -> Any:
-    return jax.tree.map(jnp.shape, tree)
+def _kinds(tree: Any) -> Any:
+    """Shapes, and whether the numbers are complex, floating or of another dtype; widths may differ."""
+    kind = lambda d: next((k for k in (jnp.complexfloating, jnp.floating) if jnp.issubdtype(d, k)), d)
+    return jax.tree.map(lambda a: (jnp.shape(a), kind(getattr(a, "dtype", None))), tree)
+
+
+def shown(value: Any) -> str:
+    """A value on one line, not too long; arrays by dtype and shape."""
+    brief = lambda a: f"{a.dtype}{list(a.shape)}" if getattr(a, "ndim", 0) else a
+    text = brief(value) if getattr(value, "ndim", 0) else " ".join(repr(jax.tree.map(brief, value)).split())
+    return text if len(text) <= 100 else text[:97] + "..."
 
 
 def is_flag(m: Any) -> bool:
@@ -106,19 +127,27 @@ def is_flag(m: Any) -> bool:
 
 
 def expanded_mask(name: str, mask: Any, grads: Any) -> list[bool]:
-    """A prefix tree of bools as one bool for each gradient leaf."""
+    """A prefix tree of bools as one bool for each gradient leaf; under a None gradient it may be deeper."""
+    gs, treedef = jax.tree.flatten(grads, is_leaf=is_none)
     spread = lambda m, below: jax.tree.map(lambda _: m, below, is_leaf=is_none)
-    try:
-        flat = jax.tree.structure(grads, is_leaf=is_none).flatten_up_to(jax.tree.map(spread, mask, grads))
-        if all(map(is_flag, flat)):
-            return [bool(m) for m in flat]
-        found = "not all its leaves are bools"
-    except (ValueError, TypeError, jax.errors.TracerBoolConversionError):
-        wrong = [p for p in paths(mask) if not any(q.startswith(p) for q in paths(grads))]
-        without = [q for q in paths(grads) if not any(q.startswith(p) for p in paths(mask))]
-        found = ", ".join([f"there is no {p}" for p in wrong] + [f"it says nothing of {q}" for q in without][:3])
-        found = found if jax.tree.leaves(mask) else "it has no leaves"
-    raise ValueError(f"{name}: mask must be a tree of bools that is a prefix of the parameters' tree; {found}")
+    said = tree_flatten_with_path(mask, is_leaf=is_none)[0]
+    asked = [path for path, _ in tree_flatten_with_path(grads, is_leaf=is_none)[0]]
+    found = [f"at {keystr(p) or 'the root'} it is {shown(m)}" for p, m in said if not is_flag(m)]
+    found += ["a traced bool must be known when the step is compiled" for _, m in said if isinstance(m, Tracer)][:1]
+    for tree in [] if found else [lambda: mask, lambda: jax.tree.map(spread, mask, grads)]:
+        try:
+            flat = treedef.flatten_up_to(tree())
+        except (ValueError, TypeError):
+            continue
+        return [g is None or bool(m) for g, m in zip(gs, flat, strict=True)]
+    begins = lambda p, q: q[: len(p)] == p
+    found += [f"there is no {keystr(p)}" for p, _ in said if not any(begins(p, q) for q in asked)]
+    found += [f"it says nothing of {keystr(q)}" for q in asked if not any(begins(p, q) for p, _ in said)]
+    found = found if said else ["it has no leaves"]
+    raise ValueError(
+        f"{name}: mask must be a tree of bools that is a prefix of the parameters' tree; "
+        + ", ".join(found[:3] or ["the containers differ"])
+    )
 
 
 def require(name: str, needs: Any, given: dict[str, Any]) -> None:

@@ -51,13 +51,8 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
         number: Any = lambda v: None if v is None else jnp.asarray(v, real(working))
         s = rule.State(count=count, **jax.tree.map(lambda a: raised(a, working), {**slots, **scalars}))
         rates = {"learning_rate": number(learning_rate), "weight_decay": number(weight_decay) if decayed else None}
-        t = Clock(
-            t=number(count),
-            biases=dict(zip(map(id, rule.decays), biases, strict=True)),
-            shared=shared,
-            **rates,
-            **needs,
-        )
+        by_decay = dict(zip(map(id, rule.decays), biases, strict=True))
+        t = Clock(t=number(count), biases=by_decay, shared=shared, **rates, **needs)
         return g.astype(working), s, None if x is None else x.astype(working), t
 
     def leave(s: Any, slots: Any) -> Any:
@@ -89,9 +84,9 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
         return rounded(u, emitted), leave(s, slots)
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
-        checks.check_state(name, rule.State, state, [f for f, slot in rule.slots.items() if slot is None])
+        checks.check_state(name, rule.State, state, [f for f, slot in rule.slots.items() if slot is None], rule.scalars)
+        checks.check_inexact(name, "gradient", updates)
         grads = jax.tree.map(checks.array, updates, is_leaf=checks.is_none)
-        checks.check_inexact(name, "gradient", grads)
         checks.require(name, required, {**extra, "params": params})
         gs, treedef = jax.tree.flatten(grads, is_leaf=checks.is_none)
         live = [i for i, g in enumerate(gs) if g is not None]

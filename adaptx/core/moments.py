@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from adaptx.core.rounding import largest_sum
+from adaptx.core.rounding import bounded
 
 
 @jax.tree_util.register_dataclass
@@ -108,8 +108,8 @@ def heavy_ball(b: Array, u: Array, momentum: Decay, nesterov: bool) -> tuple[Arr
 
 
 def sum_sq(g: Array) -> Array:
-    """The sum of |g|^2 over one array, at most what the clamp of extreme gradients allows; an Inf or NaN gives NaN."""
-    return jnp.minimum(jnp.sum(abs_sq(g + (g - g))), largest_sum(g.dtype, g.size))
+    """The sum of |g|^2 over one array, each entry clamped like an extreme gradient; an Inf or NaN gives NaN."""
+    return jnp.sum(abs_sq(bounded(g) + (g - g)))
 
 
 def tree_sum(parts: list[Array], width: Any, largest: Any = jnp.inf) -> Array:

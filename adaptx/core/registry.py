@@ -19,7 +19,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from adaptx.core.checks import is_flag
+from adaptx.core.checks import is_flag, shown
 from adaptx.core.moments import Decay
 from adaptx.glossary import ERRORS, GLOSSARY, RENAMED
 
@@ -97,8 +97,8 @@ def checked(factory: Callable[P, T], paper: Paper | tuple[()] = ()) -> Callable[
     @functools.wraps(factory)
     def public(*args: P.args, **kwargs: P.kwargs) -> T:
         for argument in [a for a in kwargs if a not in defaults]:
-            ours = [a for a in RENAMED.get(argument, ()) if a in defaults]
-            ours = ours or difflib.get_close_matches(argument, defaults, 1)
+            ours = [a for a in RENAMED.get(f"{name}.{argument}", RENAMED.get(argument, ())) if a in defaults]
+            ours = ours or difflib.get_close_matches(argument, defaults, 1, 0.8)
             hint = f"it is {' and '.join(ours)} here; " if ours else ""
             raise TypeError(f"{name}: no argument {argument}; {hint}allowed are {allowed}")
         try:
@@ -109,7 +109,8 @@ def checked(factory: Callable[P, T], paper: Paper | tuple[()] = ()) -> Callable[
         for argument, value in given.items():
             _check(name, argument, value)
             needed = GLOSSARY[argument].needs
-            if needed and value is not defaults[argument] and given.get(needed, defaults.get(needed)) is None:
+            off = value is defaults[argument] or (is_flag(value) and value == defaults[argument])
+            if needed and not off and given.get(needed, defaults.get(needed)) is None:
                 raise ValueError(f"{name}: {argument} needs {needed}")
         given |= {a: _watched(name, a, v) for a, v in given.items() if GLOSSARY[a].schedulable and callable(v)}
         return factory(*bound.args, **bound.kwargs)
@@ -136,18 +137,23 @@ def _check(name: str, argument: str, value: Any) -> None:
     if argument == "mask":
         ok = all(map(is_flag, jax.tree.leaves(value)))
     elif meaning.test is None:
-        ok = value in meaning.choices if meaning.choices else isinstance(value, bool | np.bool_)
+        ok = (
+            isinstance(value, str) and value in meaning.choices
+            if meaning.choices
+            else isinstance(value, bool | np.bool_)
+        )
     elif meaning.static:
         ok = isinstance(value, int | np.integer) and not isinstance(value, bool) and meaning.test(value)
     else:
         number: Any = value.value if isinstance(value, Decay) else value
+        number = math.inf if isinstance(number, int) and abs(number) > 2**63 else number  # too large for a float
         concrete = _is_number(number) and not isinstance(number, Tracer)
         ok = meaning.test(float(number)) and math.isfinite(number) if concrete else _is_number(number)
         if ok and meaning.allowed == "in [0, 1)":
             Decay.of(value, f"{name}: {argument}: ")
     if not ok:
         allowed = meaning.allowed + " or None" * bool(meaning.none)
-        raise ValueError(f"{name}: {argument} must be {allowed}, got {_shown(value)}")
+        raise ValueError(f"{name}: {argument} must be {allowed}, got {shown(value)}")
 
 
 def _watched(name: str, argument: str, schedule: Callable[[Array], Any]) -> Callable[[Array], Any]:
@@ -156,7 +162,7 @@ def _watched(name: str, argument: str, schedule: Callable[[Array], Any]) -> Call
     def value(count: Array) -> Any:
         rate = schedule(count)
         if not _is_number(rate):
-            raise ValueError(f"{name}: the schedule of {argument} must give one real number, got {_shown(rate)}")
+            raise ValueError(f"{name}: the schedule of {argument} must give one real number, got {shown(rate)}")
         return rate
 
     return value
@@ -168,8 +174,3 @@ def _is_number(value: Any) -> bool:
         return False
     dtype = getattr(value, "dtype", type(value))
     return jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)
-
-
-def _shown(value: Any) -> str:
-    """An array by dtype and shape, so that the line stays one."""
-    return f"{value.dtype}{list(value.shape)}" if getattr(value, "ndim", 0) else repr(value)

@@ -25,12 +25,12 @@ class Rule:
     slots: field -> how its first value is made from one parameter array; None leaves the field unused.
     scalars: field -> first value of a 0-d number of the whole tree: a number, a random key, or a function of the list
         of parameter arrays (which may be empty). A key reaches each leaf folded with the crc32 of the leaf's path.
-    part(g, s, x, t) -> (summands, s): what this leaf adds to the sums over the tree; it sees the old scalars, and a g
-        that is not clamped. The lift cuts the sums, which hides an Inf: where nothing else would show it, and for a sum
-        that stays in a slot, use `sum_sq`.
+    part(g, s, x, t) -> (summands, s): what this leaf adds to the sums over the tree. It sees the old scalars, and a g
+        that is not clamped: `sum_sq` clamps it, and shows an Inf. A plain sum costs less. The lift cuts it at what the
+        clamp would leave if all entries were huge, which hides an Inf: only where something else shows it.
     advance(s, totals, t) -> s: the new scalars from those sums (None without part); `step` sees the new ones.
     decays: the Decays whose bias corrections are computed once for the whole tree.
-    shared(s, t) -> anything: what else is the same on every leaf, from the new scalars; `step` finds it as t.shared.
+    shared(s, t) -> anything: what else is the same on every leaf, from the new scalars; `step` has it as t.shared.
     needs: what `update` must be given: "params", "value", ...; "learning_rate" if the rule owns the rate, which then
         arrives as t.learning_rate, with t.weight_decay (None where masked).
     """

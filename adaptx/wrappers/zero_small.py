@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from adaptx.core.checks import check_inexact
 from adaptx.core.registry import checked
 from adaptx.core.rounding import wider
 
@@ -26,6 +27,7 @@ def zero_small(threshold: Any) -> optax.GradientTransformation:
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
+        check_inexact("zero_small", "gradient", updates)
         return jax.tree.map(kept, updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+import adaptx
+from adaptx.core.checks import shown
 from adaptx.core.descent import Descent
 from adaptx.core.lift import lift
 from adaptx.core.rule import Rule, zeros
@@ -19,6 +23,11 @@ class Bare(NamedTuple):
 class Full(NamedTuple):
     count: Any
     mu: Any
+
+
+class Pair(NamedTuple):
+    w: Any = None
+    wb: Any = None
 
 
 STEP = lambda g, s, x, t: (g, s)
@@ -58,7 +67,7 @@ MESSAGES: dict[str, tuple[Any, type[Exception], str]] = {
     "a shape, against the state": (
         lambda: _update(FULL, {**X, "w": jnp.ones((1, 2))}),
         ValueError,
-        "full: the gradient at ['w'] needs state `mu` of shape (1, 2), got (3, 2)",
+        "full: the gradient at ['w'] needs state `mu` like float32[1, 2], got float32[3, 2]",
     ),
     "a complex gradient of a real parameter": (
         lambda: _update(BARE, {**X, "w": X["w"] + 1j}, X),
@@ -120,7 +129,84 @@ MESSAGES: dict[str, tuple[Any, type[Exception], str]] = {
     "a mask function without return": (
         lambda: _masked(lambda params: None),
         ValueError,
-        "sgd: mask must be a tree of bools that is a prefix of the parameters' tree; it has no leaves",
+        "sgd: mask must be a tree of bools that is a prefix of the parameters' tree; at the root it is None",
+    ),
+    "a mask with a None": (
+        lambda: _masked({"b": True, "w": None}),
+        ValueError,
+        "sgd: mask must be a tree of bools that is a prefix of the parameters' tree; at ['w'] it is None",
+    ),
+    "a mask of arrays": (
+        lambda: _masked(X),
+        ValueError,
+        "sgd: mask must be a tree of bools that is a prefix of the parameters' tree; at ['b'] it is float32[2], "
+        "at ['w'] it is float32[3, 2]",
+    ),
+    "a traced mask": (
+        lambda: jax.jit(lambda on: _masked({"b": on, "w": True}))(True),
+        ValueError,
+        "sgd: mask must be a tree of bools that is a prefix of the parameters' tree; a traced bool must be known when "
+        "the step is compiled",
+    ),
+    "a mask that begins like another leaf": (
+        lambda: lift("sgd", Rule(State=Bare, step=STEP, slots={}), Descent(1.0, 1.0, Pair(w=True))).update(
+            Pair(jnp.ones(1), jnp.ones(1)), BARE.init({}), Pair(jnp.ones(1), jnp.ones(1))
+        ),
+        ValueError,
+        "sgd: mask must be a tree of bools that is a prefix of the parameters' tree; at .wb it is None",
+    ),
+    "a count that is no number": (
+        lambda: FULL.update(X, FULL.init(X)._replace(count=jnp.array([0, 9]))),
+        ValueError,
+        "full: the state's `count` must be one int32, as init gives it, got int32[2]",
+    ),
+    "a count that is a float": (
+        lambda: FULL.update(X, FULL.init(X)._replace(count=jnp.float32(3))),
+        ValueError,
+        "full: the state's `count` must be one int32, as init gives it, got Array(3., dtype=float32)",
+    ),
+    "a count that is missing": (
+        lambda: FULL.update(X, FULL.init(X)._replace(count=None)),
+        ValueError,
+        "full: the state's `count` must be one int32, as init gives it, got None",
+    ),
+    "a scalar that is an array": (
+        lambda: adaptx.nadam(0.1).update(X, adaptx.nadam(0.1).init(X)._replace(mu_bias=jnp.ones(2))),
+        ValueError,
+        "nadam: the state's `mu_bias` must be one array without axes, as init gives it, got float32[2]",
+    ),
+    "the state of the other kind": (
+        lambda: adaptx.adagrad_norm(0.1, per="tree").update(X, adaptx.adagrad_norm(0.1).init(X)),
+        ValueError,
+        "adagrad_norm: the state's `nu` must be one array without axes, as init gives it, got "
+        "{'b': Array(0., dtype=float32), 'w': Array(0., dtype=float32)}",
+    ),
+    "complex gradients and a real state": (
+        lambda: FULL.update({**X, "w": X["w"] + 1j}, FULL.init(X)),
+        ValueError,
+        "full: the gradient at ['w'] needs state `mu` like complex64[3, 2], got float32[3, 2]",
+    ),
+    "a state of integers": (
+        lambda: FULL.update(X, FULL.init(X)._replace(mu={**X, "b": jnp.arange(2)})),
+        ValueError,
+        "full: the gradient at ['b'] needs state `mu` like float32[2], got int32[2]",
+    ),
+    "an integer parameter at the update": (
+        lambda: BARE.update(X, BARE.init(X), {**X, "b": jnp.arange(2)}),
+        TypeError,
+        "bare: the gradient at ['b'] is float32, its parameter int32",
+    ),
+    "an array of words": (
+        lambda: _update(BARE, {**X, "w": np.array(["a"])}),
+        TypeError,
+        "bare: the gradient at ['w'] is <U1; it must be floating or complex "
+        "(leave other leaves out with optax.masked or None)",
+    ),
+    "eight bits": (
+        lambda: BARE.init({"w": jnp.ones(2, jnp.float8_e4m3fn)}),
+        TypeError,
+        "bare: the parameter at ['w'] is float8_e4m3fn; it must be floating or complex "
+        "(leave other leaves out with optax.masked or None)",
     ),
     "a leaf for the whole tree": (
         lambda: _update(BARE, jnp.ones(2), jnp.ones(3)),
@@ -146,3 +232,18 @@ def test_what_is_left_alone_is_not_checked() -> None:
     for other in (jnp.arange(5), None, {"deeper": X["b"]}, X["b"] + 1j):
         updates, _ = BARE.update(grads, BARE.init(X), {**X, "b": other})
         assert updates["b"] is None
+
+
+def test_a_mask_may_be_deeper_where_the_gradient_is_none() -> None:
+    """It is a tree of the parameters, of which a None gradient leaves a whole part alone."""
+    tx = adaptx.adamw(0.1, mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params))
+    params = {"a": {"x": jnp.ones(2), "y": jnp.ones((2, 2))}, "b": jnp.ones((2, 2))}
+    updates, _ = tx.update({"a": None, "b": jnp.ones((2, 2))}, tx.init(params), params)
+    assert updates["a"] is None
+    alone, _ = tx.update({"b": jnp.ones((2, 2))}, tx.init({"b": params["b"]}), {"b": params["b"]})
+    np.testing.assert_array_equal(updates["b"], alone["b"])
+
+
+def test_a_long_value_is_shown_briefly() -> None:
+    assert len(shown([[0.1] * 500])) == 100
+    assert shown({"w": jnp.ones((3, 3))}) == "{'w': 'float32[3, 3]'}"

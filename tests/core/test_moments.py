@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import adaptx
 from adaptx.core.moments import (
     Clock,
     Decay,
@@ -22,6 +23,7 @@ from adaptx.core.moments import (
     norm,
     safe_div,
     safe_sqrt,
+    sum_sq,
     tree_sum,
 )
 from tests.conftest import x64
@@ -225,3 +227,17 @@ def test_tree_sum_of_nan() -> None:
 def test_tree_sum_widens() -> None:
     with x64():
         assert tree_sum([jnp.float32(1), jnp.float64(2)], jnp.float64).dtype == jnp.float64
+
+
+def test_a_sum_of_squares_clamps_each_entry_and_shows_an_inf() -> None:
+    huge = jnp.zeros(1000).at[0].set(1e20)
+    assert float(sum_sq(huge)) == pytest.approx(1e24)
+    for bad in (jnp.inf, -jnp.inf, jnp.nan):
+        assert jnp.isnan(sum_sq(huge.at[1].set(bad)))
+
+
+@pytest.mark.parametrize("per", ["tensor", "tree"])
+@pytest.mark.parametrize("size", [1e12, 1e13, 1e20, 3e38])
+def test_one_huge_entry_among_zeros_takes_the_usual_step(per: str, size: float) -> None:
+    tx, g = adaptx.adagrad_norm(1.0, per=per), jnp.zeros(1000).at[0].set(size)
+    np.testing.assert_allclose(tx.update(g, tx.init(g))[0][0], -1, rtol=1e-6)

@@ -181,12 +181,46 @@ def test_those_names_are_optax_names(optimizer: Any, arguments: list[str]) -> No
     """A hint about a name that Optax does not use would be noise."""
     theirs = inspect.signature(optimizer).parameters
     assert [a for a in arguments if a not in theirs] == []
-    assert [a for a in arguments if a not in RENAMED] == []
+    assert [a for a in arguments if a not in RENAMED and f"{optimizer.__name__}.{a}" not in RENAMED] == []
 
 
 def test_renamed_leads_to_arguments_and_is_none() -> None:
     assert {ours for names in RENAMED.values() for ours in names} <= GLOSSARY.keys()
     assert not RENAMED.keys() & GLOSSARY.keys()
+
+
+def test_values_that_are_long_or_arrays_end_in_one_short_line() -> None:
+    with pytest.raises(ValueError, match=r"toy: eps must be >= 0, got 10{96}\.\.\.$"):
+        toy(0.1, eps=10**400)
+    with pytest.raises(ValueError, match=r"toy: per must be 'tensor' or 'tree', got int64\[2\]$"):
+        toy(0.1, per=np.array([1, 2]))
+    with pytest.raises(ValueError, match=r"toy: mask must be .*, got \{'w': 'float32\[3, 3\]'\}$"):
+        toy(0.1, mask={"w": jnp.ones((3, 3))})
+
+
+def test_a_switch_of_numpy_that_is_off_needs_nothing() -> None:
+    adaptx.rmsprop(0.1, nesterov=np.False_)
+    with pytest.raises(ValueError, match="nesterov needs momentum"):
+        adaptx.rmsprop(0.1, nesterov=np.True_)
+
+
+@pytest.mark.parametrize(
+    ("factory", "argument", "hint"),
+    [
+        (adaptx.rmsprop, "alpha", "it is b2 here"),
+        (adaptx.adam, "alpha", "it is learning_rate here"),
+        (adaptx.rmsprop, "decay", "it is b2 here"),
+        (adaptx.dog, "reps_rel", "it is initial_distance here"),
+        (adaptx.adabound, "final_lr", "it is final_learning_rate here"),
+        (adaptx.adam, "wd", "it is weight_decay here"),
+    ],
+)
+def test_hints_are_of_the_optimizer(factory: Any, argument: str, hint: str) -> None:
+    with pytest.raises(TypeError, match=hint):
+        factory(0.1, **{argument: 0.1})
+    for unknown in ("lr_decay", "decay"):
+        with pytest.raises(TypeError, match=f"adam: no argument {unknown}; allowed are"):
+            adaptx.adam(0.1, **{unknown: 0.1})
 
 
 def test_the_docstring_lists_every_argument() -> None:

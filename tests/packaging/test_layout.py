@@ -21,10 +21,10 @@ FLOORS = [
     {"tune", "checkpoint", "interop"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-# 500 for the foundation. Since then: what is the same on every leaf is computed once (`shared`, without which NAdam's
-# first call on 1000 leaves is 1.16 times Optax's), stochastic rounding, and the hook by which `lazy_rows` knows its
-# rules.
-CORE_LINES = 525
+# 500 was the aim. What came to it: numbers that all leaves share (without which NAdam's first call on 1000 leaves is
+# 1.16 times Optax's), checks of states and masks that a reader broke, stochastic rounding, and the hook by which
+# `lazy_rows` knows its rules.
+CORE_LINES = 550
 
 
 def module_name(path: Path, root: Path) -> str:

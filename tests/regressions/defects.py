@@ -204,7 +204,12 @@ def _default_int(tx: Any, params: Any) -> Any:
     return tx.init(params)._replace(count=jnp.zeros([], int))
 
 
-counts_in_the_default_int = around(lambda tx, g, s, p: tx.update(g, s, p), first=_default_int)
+def _counts_in_it(tx: Any, g: Any, s: Any, p: Any) -> Any:
+    u, after = tx.update(g, s._replace(count=s.count.astype(jnp.int32)), p)
+    return u, after._replace(count=after.count.astype(s.count.dtype))
+
+
+counts_in_the_default_int = around(_counts_in_it, first=_default_int)
 
 
 def _low_precision_passes(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -40,7 +40,8 @@ def ftrl_rule(beta: Any, l1: Any, l2: Any, initial_accumulator: Any) -> Rule:
         z = rate * pull - h * x  # times the rate, which may be 0
         cut = jnp.abs(z) <= rate * l1
         u = jnp.where(cut, -x, -rate * safe_div(pull - l1 * jnp.sign(z), h))
-        return u, s._replace(nu=n, held=jnp.where(cut, safe_div(z, jnp.full_like(h, rate)), 0))
+        held = jnp.where(x == 0, pull, safe_div(z, jnp.full_like(h, rate)))
+        return u, s._replace(nu=n, held=jnp.where(cut, held, 0))
 
     slots = dict(nu=filled(initial_accumulator), held=None if l1 is None else zeros)
     return Rule(FTRLState, step, slots, needs=("learning_rate", "params"))

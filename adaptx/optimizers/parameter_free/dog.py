@@ -94,6 +94,6 @@ def dog(
     paper's results. Weight decay is decoupled, times the whole rate, and never past zero, since the rate is huge while
     gradients are tiny. The authors' code and Optax add it to the gradient, so that it also enters s. Networks with
     batch normalisation start better from initial_distance=1e-4. Entries beyond the clamp of huge gradients (1e12 in
-    float32) are cut one by one, which turns the direction.
+    float32) are cut one by one, which turns the direction; their sum is cut as a whole, which makes the steps smaller.
     """
     return lift("dog", dog_rule(initial_distance, eps, eps_root), Descent(learning_rate, weight_decay, mask))

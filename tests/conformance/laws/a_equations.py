@@ -55,7 +55,7 @@ def equals_its_paper(case: Case) -> None:
 
         _close(f"{case.id} {dtype}: update", result.updates, stack([update for update, _ in steps]), bound)
         for name in steps[0][1]:
-            slot = getattr(result.state, name, None)
+            slot = getattr(result.state, name)  # None where the case does not use it
             if slot is not None:
                 history = stack([slots[name] for _, slots in steps])
                 _close(f"{case.id} {dtype}: state `{name}`", slot, history, bound, last=True)
