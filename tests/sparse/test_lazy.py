@@ -16,7 +16,10 @@ from flax.training.train_state import TrainState
 
 import adaptx
 from adaptx import sparse
+from adaptx.core.descent import Descent
+from adaptx.core.lift import lift
 from adaptx.registry import OPTIMIZERS
+from adaptx.sparse.row_rules import rowwise_adagrad_rule
 from tests.conformance.cases import CASES, Case
 from tests.conftest import x64
 from tests.sparse.tables import (
@@ -41,6 +44,7 @@ EXACT = {
     "adagrad": adaptx.adagrad(SLOW, 0.1),
     "adagrad from 0": adaptx.adagrad(SLOW),
     "clipped adagrad": optax.chain(optax.clip_by_global_norm(0.5), adaptx.adagrad(SLOW, 0.1)),
+    "rowwise_adagrad": lift("rows", rowwise_adagrad_rule(0.1, 1e-8, 0.0, None, None), Descent(SLOW)),
     "ftrl": adaptx.ftrl(SLOW, 0.1, l1=0.01, l2=0.01),
     "optax.adagrad": optax.adagrad(SLOW),
 }
@@ -52,7 +56,9 @@ CLOSE = {"float64": 1e-12, "float32": 1e-6}
 @pytest.mark.parametrize("name", EXACT)
 def test_equals_the_dense_step(name: str, dtype: str) -> None:
     """40 steps with duplicates and ids to drop: the table and every array of the state."""
-    tx, bound = EXACT[name], CLOSE[dtype] if name != "adagrad from 0" else max(CLOSE[dtype], 10 * CLOSE[dtype])
+    tx, bound = EXACT[name], CLOSE[dtype]
+    if (name, dtype) == ("adagrad from 0", "float32"):
+        bound = 1e-5  # its first steps divide by the root of one square: rounding of a sum of two is all there is
     with x64(dtype == "float64"):
         ids, values = draws(STEPS, dtype)
         x, state = run_sparse(sparse.lazy_rows(tx), table(dtype), ids, values)
