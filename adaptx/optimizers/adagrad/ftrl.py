@@ -60,7 +60,6 @@ def ftrl_rule(beta: Any, l1: Any, l2: Any, initial_accumulator: Any) -> Rule:
     normalised=True,
     cases=(
         dict(learning_rate=2.0),
-        dict(learning_rate=2.0, l1=0.05),
         dict(learning_rate=2.0, beta=0.2, l1=0.05, l2=0.1, initial_accumulator=0.1),
     ),
 )
