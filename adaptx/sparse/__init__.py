@@ -1,12 +1,12 @@
 """Row-sparse gradients: tables of which a step uses few rows cost what these rows cost."""
 
 from adaptx.sparse.decay import ReadDecayState, flush, read
-from adaptx.sparse.gradients import UniqueIds, rows_value_and_grad, unique_ids
+from adaptx.sparse.gradients import rows_value_and_grad, unique_ids
 from adaptx.sparse.in_place import check_in_place
 from adaptx.sparse.lazy import lazy_rows
 from adaptx.sparse.optimizers import adagrad, adam, ftrl, lamb_rows, partial_rowwise_adam, rowwise_adagrad
 from adaptx.sparse.row_rules import PartialRowwiseAdamState, RowwiseAdaGradState, RowwiseAdamState
-from adaptx.sparse.rows import RowSparse
+from adaptx.sparse.rows import RowSparse, UniqueIds
 
 __all__ = [
     # Gradients

@@ -11,18 +11,19 @@ import optax
 from jax import Array
 from jax.tree_util import keystr, tree_flatten_with_path
 
-from adaptx.core.checks import aligned
+from adaptx.core.checks import aligned, is_none, paths
 from adaptx.core.descent import rate_at
 from adaptx.core.lift import expanded
-from adaptx.core.rounding import wider
+from adaptx.core.rounding import stochastic, wider
 from adaptx.core.rule import Params
-from adaptx.sparse.rows import integers, is_rows, known, put, take
+from adaptx.sparse.rows import UniqueIds, integers, is_rows, known, put, take
 
 
 class ReadDecayState(NamedTuple):
     """An optimizer's state beside what its tables still owe.
 
-    A row owes prod(1 - learning_rate weight_decay) over the steps since it was last written. The logarithm of that
+    A row owes prod(1 - learning_rate weight_decay) over the steps since it was last written; from a product of 1 on the
+    row is as good as 0. The logarithm of that
     product from the first step on is one number, kept in two parts so that it loses nothing in long runs.
     """
 
@@ -49,16 +50,25 @@ def decay_at_read(
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, ReadDecayState]:
         if params is None:
             raise ValueError("decay_at_read: update needs params; call update(grads, state, params, ...) with it")
+        if not isinstance(state, ReadDecayState):
+            raise TypeError(f"decay_at_read: the state must be the ReadDecayState of init, got {type(state).__name__}")
         gs, treedef = jax.tree.flatten(updates, is_leaf=lambda g: g is None or is_rows(g))
         numbers = treedef.unflatten(range(len(gs)))
         stored = aligned("decay_at_read", numbers, params, "parameters")
         paid = aligned("decay_at_read", numbers, state.paid, "state field `paid`")
+        for g, x, path in zip(gs, stored, paths(numbers), strict=True):
+            if is_rows(g) and g.shape != x.shape:
+                found = f"is of a table of shape {g.shape}, its parameter has {x.shape}"
+                raise ValueError(f"decay_at_read: the gradient at {path} {found}")
         gs = [g.coalesce() if is_rows(g) else g for g in gs]
-        # Rows as they are read: what `tx` sees as parameters.
-        xs = [
-            g.with_values(_read(x, p, state.log_decay, g.indices)) if is_rows(g) else x
-            for g, x, p in zip(gs, stored, paid, strict=True)
-        ]
+
+        def as_read(g: Any, x: Any, p: Any) -> Any:
+            """What `tx` sees as parameters."""
+            if is_rows(g):
+                return g.with_values(_read(x, p, state.log_decay, g.indices))
+            return x if g is None or p is None else x * _factor(state.log_decay, p, x)
+
+        xs = [as_read(g, x, p) for g, x, p in zip(gs, stored, paid, strict=True)]
         count = optax.tree_utils.tree_get(state.inner, "count")
         rate = jnp.asarray(rate_at(learning_rate, count) * rate_at(weight_decay, count), jnp.float32)
         us, inner = tx.update(treedef.unflatten(gs), state.inner, treedef.unflatten(xs), **extra)
@@ -79,11 +89,13 @@ def decay_at_read(
             due = (old[:, 0] >= now[0]) & ~jnp.isnan(jnp.sum(u.values, tuple(range(1, u.ndim))))
             return put(p, g.indices, jnp.where(due[:, None], jnp.broadcast_to(now, old.shape), old))
 
-        # From the rows that lie in the table to those that were read and stepped on.
-        us = [
-            u.with_values(u.values + (x.values - take(old, u.indices).astype(x.dtype))) if is_rows(u) else u
-            for u, x, old in zip(treedef.flatten_up_to(us), xs, stored, strict=True)
-        ]
+        def from_stored(u: Any, x: Any, old: Any) -> Any:
+            """The way from what lies in the table to what was read and stepped on."""
+            if is_rows(u):
+                return u.with_values(u.values + (x.values - take(old, u.indices).astype(x.dtype)))
+            return u if u is None or x is old else u + (x - old.astype(x.dtype))
+
+        us = [from_stored(u, x, old) for u, x, old in zip(treedef.flatten_up_to(us), xs, stored, strict=True)]
         paid = [settled(g, p, u) for g, p, u in zip(gs, paid, us, strict=True)]
         return treedef.unflatten(us), ReadDecayState(inner, now, treedef.unflatten(paid))
 
@@ -96,36 +108,61 @@ def read(params: Any, state: Any, ids: Any) -> Any:
     Arguments:
         params: a table, or a tree of tables, of shape (rows, ...).
         state: the optimizer's state, whole, also inside a chain or a `multi_transform`; a table is found in it by its
-            path, or by the end of it. A table without such decay is read as it lies.
+            path in the parameters, or by the end of it. A state without such decay reads tables as they lie.
         ids: for each table an array of integers of any shape, or a tree of such; outside [0, rows) the rows are zeros.
 
     Returns: for each array of ids the rows, of shape (*ids.shape, ...), float32 or wider where decay is owed.
 
-    Errors: ValueError for trees that do not fit, or a table whose place in the state is ambiguous.
+    Errors: ValueError for trees that do not fit, or a table that the state does not have, or has in several places.
     """
     tables, treedef = tree_flatten_with_path(params)
-    rows = []
-    for (path, x), below in zip(tables, aligned("read", params, ids, "ids"), strict=True):
-        owed = _owed(state, keystr(path))
-        rows.append(jax.tree.map(functools.partial(_looked_up, x, owed), below))
-    return treedef.unflatten(rows)
+    owed = _owed("read", tables, _debts(state))
+    looked = following("read", params, ids)
+    if any(isinstance(i, UniqueIds) for i in jax.tree.leaves(looked, is_leaf=lambda i: isinstance(i, UniqueIds))):
+        raise TypeError("read: ids must be integers; of UniqueIds give `.ids`")
+    rows = zip(tables, owed, looked, strict=True)
+    return treedef.unflatten([jax.tree.map(functools.partial(_looked_up, x, o), below) for (_, x), o, below in rows])
 
 
-def flush(params: Any, state: Any) -> tuple[Any, Any]:
+def following(name: str, tables: Any, ids: Any) -> list[Any]:
+    """For each table what stands in its place in `ids`."""
+    try:
+        return jax.tree.structure(tables).flatten_up_to(ids)
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(
+            f"{name}: ids must be a tree like the tables, with ids at {', '.join(paths(tables))}"
+        ) from None
+
+
+def flush(params: Any, state: Any, seed: int | None = None) -> tuple[Any, Any]:
     """Parameters and state with all decay paid: what to evaluate, export or hand to another optimizer.
 
     It walks the whole tables; the training loop needs `read` only. Without such decay both come back as they are.
 
-    Arguments: params, state: those that the optimizer was given and has given, whole.
+    Arguments:
+        params, state: those that the optimizer was given and has given, whole.
+        seed: rounds bfloat16 tables up or down at random, with the right mean (give another seed each time); None = to
+            nearest, which loses what is small each time.
 
-    Errors: ValueError for a state of other parameters.
+    Errors: ValueError for parameters that are not all those of the state.
     """
     found, treedef = tree_flatten_with_path(params)
+    debts = {path: owed for path, owed in _debts(state).items() if owed[1] is not None}
+    ours = [_path(path) for path, _ in found]
+    if missing := [path for path in debts if path not in ours]:
+        raise ValueError(f"flush: the state is of other parameters, or of more: {', '.join(missing)} must be there too")
     new = []
-    for path, x in found:
-        owed = _owed(state, keystr(path))
-        new.append(x if owed is None else (x * _factor(*owed, x)).astype(x.dtype))
-    every = lambda decay, paid: jax.tree.map(lambda p: jnp.broadcast_to(decay, p.shape), paid)
+    for number, (path, (_, x)) in enumerate(zip(ours, found, strict=True)):
+        if path not in debts:
+            new.append(x)
+            continue
+        decay, paid = debts[path]
+        _check_rows("flush", path, x, paid)
+        left = x * _factor(decay, paid, x)
+        if seed is not None and x.dtype == jnp.bfloat16:
+            left = stochastic(left.astype(jnp.float32), x.dtype, jax.random.fold_in(jax.random.key(seed), number))
+        new.append(left.astype(x.dtype))
+    every = lambda decay, paid: jax.tree.map(lambda p: jnp.broadcast_to(*jax.tree.leaves(decay), p.shape), paid)
     settle = lambda s: s._replace(paid=every(s.log_decay, s.paid)) if isinstance(s, ReadDecayState) else s
     return treedef.unflatten(new), jax.tree.map(settle, state, is_leaf=_is_decayed)
 
@@ -171,13 +208,40 @@ def _is_decayed(s: Any) -> bool:
     return isinstance(s, ReadDecayState)
 
 
-def _owed(state: Any, path: str) -> tuple[Array, Array] | None:
-    """log_decay and the paid array of the table at this path."""
-    states = [s for s in jax.tree.leaves(state, is_leaf=_is_decayed) if _is_decayed(s)]
-    found = {keystr(p): (s.log_decay, paid) for s in states for p, paid in tree_flatten_with_path(s.paid)[0]}
-    if path in found:
-        return found[path]
-    ends = [p for p in found if p.endswith(path)]
-    if len(ends) > 1:
-        raise ValueError(f"read: the table at {path or 'the root'} may be any of {', '.join(ends)} in the state")
-    return found[ends[0]] if ends else None
+def _path(path: Any) -> str:
+    """Where a parameter stands; nnx keeps each array of a state in a variable, as its value."""
+    return keystr(path).removesuffix(".value")
+
+
+def _debts(state: Any) -> dict[str, tuple[Array, Any]]:
+    """For each parameter of an optimizer with decay at read: log_decay, and the paid array, None where masked."""
+    debts = {}
+    for s in filter(_is_decayed, jax.tree.leaves(state, is_leaf=_is_decayed)):
+        (decay,) = jax.tree.leaves(s.log_decay)
+        debts |= {_path(path): (decay, paid) for path, paid in tree_flatten_with_path(s.paid, is_leaf=is_none)[0]}
+    return debts
+
+
+def _owed(name: str, tables: list[Any], debts: dict[str, tuple[Array, Any]]) -> list[Any]:
+    """What each table owes: found by its whole path where these are all the tables, else by the end of it."""
+    ours = [_path(path) for path, _ in tables]
+    owed = []
+    for path, (_, x) in zip(ours, tables, strict=True):
+        ends = [p for p in debts if (p == path if {*ours} == debts.keys() else p.endswith(path))]
+        if debts and len(ends) != 1:
+            found = f"may be any of {', '.join(ends)} in the state" if ends else "is not in the state"
+            raise ValueError(
+                f"{name}: the table at {path or 'the root'} {found}; give it by its path in the parameters"
+            )
+        decay, paid = debts[ends[0]] if ends else (None, None)
+        _check_rows(name, path, x, paid)
+        owed.append(None if paid is None else (decay, paid))
+    return owed
+
+
+def _check_rows(name: str, path: str, x: Any, paid: Any) -> None:
+    if not getattr(x, "ndim", 0):
+        raise ValueError(f"{name}: the table at {path or 'the root'} has no rows")
+    if paid is not None and paid.shape[0] != x.shape[0]:
+        found = f"has {x.shape[0]} rows, in the state {paid.shape[0]}"
+        raise ValueError(f"{name}: the table at {path or 'the root'} {found}")

@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from adaptx.core.checks import aligned
-from adaptx.sparse.decay import read
-from adaptx.sparse.rows import RowSparse, distinct, integers, known
-
-
-class UniqueIds(NamedTuple):
-    """Each index once, as `unique_ids` gives them."""
-
-    ids: Any  # int32 (capacity,), ascending; what is left over holds num_rows, num_rows + 1, ...
-    inverse: Any  # int32, of the shape of the indices: where each of them is in `ids`; -1 for padding
-    count: Any  # how many different ones there are; more than the capacity: it was too small
-
-    @property
-    def overflow(self) -> Any:
-        """Whether the capacity was too small. What found no room reads NaN, so that the loss shows it."""
-        return self.count > self.ids.shape[0]
+from adaptx.sparse.decay import following, read
+from adaptx.sparse.rows import RowSparse, UniqueIds, check_num_rows, distinct, integers, known
 
 
 def unique_ids(ids: Any, num_rows: int, capacity: int | None = None) -> UniqueIds:
@@ -49,6 +35,7 @@ def unique_ids(ids: Any, num_rows: int, capacity: int | None = None) -> UniqueId
             that found no room are NaN.
     """
     ids = integers(ids, "unique_ids")
+    check_num_rows("unique_ids", num_rows, max(ids.size, capacity or 0) if isinstance(capacity, int | None) else 0)
     if capacity is not None and not (isinstance(capacity, int | np.integer) and capacity >= 1):
         raise ValueError(f"unique_ids: capacity must be an int of at least 1, got {capacity!r}")
     return _on_device(ids, num_rows, capacity) if isinstance(ids, Array) else _on_host(ids, num_rows, capacity)
@@ -77,10 +64,13 @@ def rows_value_and_grad(loss: Callable[..., Any], *, has_aux: bool = False) -> C
 
     def value_and_grad(dense: Any, tables: Any, ids: Any, batch: Any = None, state: Any = None) -> Any:
         leaves, treedef = jax.tree.flatten(tables)
-        looked = [jax.tree.flatten(i, is_leaf=_is_unique) for i in aligned("rows_value_and_grad", tables, ids, "ids")]
+        looked = [jax.tree.flatten(i, is_leaf=_is_unique) for i in following("rows_value_and_grad", tables, ids)]
         if not all(each for each, _ in looked):
             raise ValueError("rows_value_and_grad: a table has no ids")
-        places = [[i.ids if _is_unique(i) else i for i in each] for each, _ in looked]
+        places = [
+            [_places(i, x.shape[0]) if _is_unique(i) else i for i in each]
+            for x, (each, _) in zip(leaves, looked, strict=True)
+        ]
         gathered = jax.tree.leaves(read(tables, state, treedef.unflatten(places)))
 
         def of_rows(dense: Any, gathered: list[Array]) -> Any:
@@ -99,6 +89,12 @@ def rows_value_and_grad(loss: Callable[..., Any], *, has_aux: bool = False) -> C
         return value, (of_dense, treedef.unflatten(grads))
 
     return value_and_grad
+
+
+def _places(unique: UniqueIds, num_rows: int) -> Array:
+    """The different ids; what is left over is outside this table, also if they were made for a smaller one."""
+    left = jnp.arange(unique.ids.shape[0]) >= unique.count
+    return jnp.where(left, num_rows, jnp.asarray(unique.ids))
 
 
 def _is_unique(i: Any) -> bool:

@@ -30,7 +30,8 @@ class _Instruction(NamedTuple):
 def check_in_place(step: Any, *args: Any, **kwargs: Any) -> list[str]:
     """Compiles a jitted step and looks whether its tables are updated in place; nothing is run.
 
-    A table, and every state array of its shape, must be donated and returned in its own place, or XLA copies it, which
+    Looked at are the arguments that are written by rows, and all of their shape. A table, and every state array of its
+    shape, must be donated and returned in its own place, or XLA copies it, which
     costs more than a dense step does. The arithmetic is the same either way, so only the compiled program shows it.
 
         step = jax.jit(step, donate_argnums=(0, 1))  # step(params, state, batch) -> (params, state, ...)
@@ -52,11 +53,11 @@ def check_in_place(step: Any, *args: Any, **kwargs: Any) -> list[str]:
     lines = step.lower(*args, **kwargs).compile().as_text().splitlines()
     computations = _computations(lines)
     entry = computations["ENTRY"]
-    written = {i.shape for body in computations.values() for i in body.values() if i.opcode == "scatter"}
+    written = {_axes(i) for body in computations.values() for i in body.values() if i.opcode == "scatter"}
     root = list(entry.values())[-1]
-    returned = {entry[o].shape for o in (root.operands if root.opcode == "tuple" else [root.name])}
+    returned = {_axes(entry[o]) for o in (root.operands if root.opcode == "tuple" else [root.name])}
     shapes = written & returned
-    tables = {i.name: _name(i) for i in entry.values() if i.opcode == "parameter" and i.shape in shapes}
+    tables = {i.name: _name(i) for i in entry.values() if i.opcode == "parameter" and _axes(i) in shapes}
     if not tables:
         raise ValueError("check_in_place: the step writes no rows of any of its arguments")
     kept = {int(n) for n in re.findall(r"\{[\d, ]*\}: \((\d+)", lines[0])}
@@ -69,21 +70,24 @@ def check_in_place(step: Any, *args: Any, **kwargs: Any) -> list[str]:
             continue  # only the result of a fusion is stored
         for i in body.values():
             opcode = _result(i, computations)
-            if i.shape in shapes and opcode not in _ALLOWED:
+            if _axes(i) in shapes and opcode not in _ALLOWED:
                 source = _source(i, body)
                 if opcode == "copy" and source in tables:
                     wrong.setdefault(source, _ORDER)
                 else:
-                    elsewhere[i.shape].add(opcode)
+                    elsewhere[_axes(i)].add(opcode)
     found = []
     for remedy in (_DONATE, _ORDER):
         if names := [tables[name] for name in tables if wrong.get(name) == remedy]:
             found.append(f"copied whole: {', '.join(names)}; {remedy}")
-    for shape, opcodes in elsewhere.items():
-        names = [tables[name] for name in tables if entry[name].shape == shape and name not in wrong]
+    for axes, opcodes in elsewhere.items():
+        names = [name for name in tables if _axes(entry[name]) == axes and name not in wrong]
+        remedy = _ORDER if opcodes == {"copy"} else "its gradient, or another use of it, is dense"
+        if "convert" in opcodes and (short := [name for name in names if entry[name].shape.startswith("bf16")]):
+            names, remedy = short, "XLA widens bfloat16 tables whole on CPU; take float32 or float16 there"
         if names:
-            remedy = _ORDER if opcodes == {"copy"} else "its gradient, or another use of it, is dense"
-            found.append(f"walked whole by {', '.join(sorted(opcodes))}: {' or '.join(names)}; {remedy}")
+            said = " or ".join(tables[name] for name in names)
+            found.append(f"walked whole by {', '.join(sorted(opcodes))}: {said}; {remedy}")
     if found:
         raise ValueError("check_in_place: " + ". ".join(found))
     return [*tables.values()]
@@ -100,6 +104,11 @@ def _computations(lines: list[str]) -> dict[str, dict[str, _Instruction]]:
         elif found := _INSTRUCTION.match(line):
             body[found[1]] = _Instruction(*found.groups())
     return computations
+
+
+def _axes(i: _Instruction) -> str:
+    """The shape without the dtype, which a conversion changes: "[1000,8]"."""
+    return i.shape[i.shape.find("[") :] if i.shape.count("[") == 1 else i.shape
 
 
 def _name(parameter: _Instruction) -> str:
@@ -120,7 +129,7 @@ def _result(i: _Instruction, computations: dict[str, dict[str, _Instruction]]) -
 def _source(i: _Instruction, body: dict[str, _Instruction]) -> str:
     """The parameter that an array of the table's shape comes from."""
     while i.opcode != "parameter":
-        before = [body[o] for o in i.operands if o in body and body[o].shape == i.shape]
+        before = [body[o] for o in i.operands if o in body and _axes(body[o]) == _axes(i)]
         if not before:
             return ""
         i = before[0]

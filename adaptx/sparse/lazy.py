@@ -19,6 +19,7 @@ _KEEPS = "keeps a row's gradient until the row is used again; join gradients by 
 _MIXES = {
     optax.MultiStepsState: f"MultiSteps {_KEEPS}",
     optax.ApplyEvery: f"apply_every {_KEEPS}",
+    optax.contrib.SAMState: "sam leaves the rows of its adversarial step where they are, if the next does not use them",
     optax.contrib.MuonState: "muon turns a whole matrix; put lazy_rows on the tables alone, by optax.multi_transform",
 }
 
@@ -33,8 +34,9 @@ def lazy_rows(inner: optax.GradientTransformation, *, on_dense: str = "inner") -
     A row that is not in the gradient keeps its parameters and its state: it is absent, which is not a gradient of zero.
     For a rule that a zero gradient leaves alone (SGD, AdaGrad, row-wise AdaGrad, FTRL) that is the dense step exactly;
     for one with memory (momentum, averages, decay) it is its lazy form, in which a row's clock stands still while the
-    row is not used. A norm over the tree, as in `optax.clip_by_global_norm`, is the dense one; a norm over one tensor,
-    as in `optax.lamb`, spans the used rows (`sparse.lamb_rows` takes it row by row).
+    row is not used. A norm over the tree, as in `optax.clip_by_global_norm`, is the dense one. Optax's norms and means
+    over one tensor are not: `optax.lamb`'s span the used rows (`sparse.lamb_rows` takes them row by row), and means, as
+    in `optax.clip_by_block_rms`, count padding too.
 
     The step must be jitted with parameters and state donated and returned in the order they came; otherwise XLA copies
     the table. `sparse.check_in_place` looks.
@@ -45,8 +47,9 @@ def lazy_rows(inner: optax.GradientTransformation, *, on_dense: str = "inner") -
             returns them as they came and leaves their state alone.
 
     Errors:
-        ValueError: in init, an `inner` that mixes rows or whose state is not of that shape; in update, rows of another
-            table than the parameter is.
+        ValueError: in init, an `inner` whose state is not of that shape, or one that is known to mix rows (a registered
+            rule that looks further than one element, muon) or to keep rows for later (MultiSteps, apply_every, sam);
+            in update, rows of another table than the parameter or the state is.
     """
     if on_dense not in ("inner", "pass"):
         raise ValueError(f"lazy_rows: on_dense must be 'inner' or 'pass', got {on_dense!r}")
@@ -88,6 +91,11 @@ def lazy_rows(inner: optax.GradientTransformation, *, on_dense: str = "inner") -
             ) from None
         gs = treedef.unflatten([_values(compact(i, rows.get(i, g))) for i, g in enumerate(leaves)])
         whole, statedef = jax.tree.flatten(state)
+        for i, a in zip(owners, whole, strict=True):
+            if i in rows and a.shape[:1] != rows[i].shape[:1]:
+                path = checks.paths(treedef.unflatten(range(len(leaves))))[i]
+                found_rows = f"has {rows[i].num_rows} rows, the state {a.shape[0]}"
+                raise ValueError(f"lazy_rows: the table of the gradient at {path} {found_rows}")
         us, new = tx.update(gs, statedef.unflatten(map(compact, owners, whole)), xs, **extra)
 
         def restored(i: int, old: Any, part: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec
 from adaptx.core.rounding import wider
 
 _INT32 = 2**31 - 1
+_MARK = np.uint32(0x726F7773)  # in the second word of each index: it was put there on purpose
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -27,7 +28,7 @@ class RowSparse:
     Arguments:
         indices: integers of any dtype and shape, here (n,) or (batch, length); kept as one vector.
         values: the rows, of shape (*indices.shape, *row).
-        num_rows: the table's rows, static, at most 2^31 - 1 less the number of indices.
+        num_rows: the table's rows, static, from 1 to 2^31 - 1 less the number of indices.
         unique: promises that no index within [0, num_rows) is there twice; static. `coalesce` and `unique_ids` see to
             it.
 
@@ -45,16 +46,13 @@ class RowSparse:
     def __init__(self, indices: Any, values: Any, num_rows: int, *, unique: bool = False) -> None:
         indices = integers(indices, "RowSparse", "indices")
         values = jnp.asarray(values)
-        if not jnp.issubdtype(values.dtype, jnp.inexact):
+        if not (jnp.issubdtype(values.dtype, jnp.inexact) and jnp.finfo(values.dtype).bits >= 16):
             raise TypeError(f"RowSparse: values must be floating or complex, got {values.dtype}")
         if values.shape[: indices.ndim] != indices.shape:
             raise ValueError(
                 f"RowSparse: values of shape {values.shape} do not begin with {indices.shape}, the indices'"
             )
-        if not (isinstance(num_rows, int | np.integer) and 0 <= num_rows <= _INT32 - indices.size):
-            raise ValueError(
-                f"RowSparse: num_rows must be an int from 0 to 2^31 - 1 less {indices.size} indices, got {num_rows!r}"
-            )
+        check_num_rows("RowSparse", num_rows, indices.size)
         n, row = indices.size, values.shape[indices.ndim :]
         self._set(known(indices.reshape(n), int(num_rows)), values.reshape(n, *row), int(num_rows), bool(unique))
 
@@ -67,7 +65,9 @@ class RowSparse:
     @property
     def indices(self) -> Array:
         """int32 of shape (n,); what is to be dropped is num_rows or more."""
-        return jax.random.key_data(self._keys)[..., 0].astype(jnp.int32)
+        words = jax.random.key_data(self._keys)
+        # What `zeros_like` makes of the typed array is no index, and so is dropped.
+        return jnp.where(words[..., 1] == _MARK, words[..., 0].astype(jnp.int32), self.num_rows)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -96,7 +96,7 @@ class RowSparse:
         return object.__new__(RowSparse)._set(self.indices, values, self.num_rows, self.unique)
 
     def coalesce(self) -> RowSparse:
-        """Each index once, ascending, with the sum of its rows in float32 or wider.
+        """Each index once, with the sum of its rows in float32 or wider; ascending, unless `unique` was promised.
 
         n stays: what is left over gets the distinct indices num_rows, num_rows + 1, ... and zeros, as does what was
         dropped, so that no NaN in it reaches a norm.
@@ -123,8 +123,14 @@ class RowSparse:
     def concat(cls, *parts: RowSparse) -> RowSparse:
         """One gradient of several: of two look-ups in one table, of micro-batches, of devices.
 
-        Errors: ValueError for no parts, or for parts of different tables.
+        What a scan stacked, or an all-gather of `indices` and of `values` brought, is joined by the constructor, which
+        takes indices of any shape.
+
+        Errors: TypeError for what is no RowSparse; ValueError for no parts, or for parts of different tables.
         """
+        for part in parts:
+            if not isinstance(part, RowSparse):
+                raise TypeError(f"RowSparse.concat: the parts must be RowSparse, got {type(part).__name__}")
         shapes = dict.fromkeys(part.shape for part in parts)
         if len(shapes) != 1:
             raise ValueError(f"RowSparse.concat: the parts must be of one table, got tables of {list(shapes)}")
@@ -144,6 +150,8 @@ class RowSparse:
                 f"RowSparse: rows of a table of shape {self.shape} cannot be added to one of {table.shape}"
             )
         rows = self.coalesce()
+        if not jnp.issubdtype(table.dtype, jnp.inexact) or jnp.iscomplexobj(table) < jnp.iscomplexobj(rows.values):
+            raise TypeError(f"RowSparse: rows of {rows.dtype} cannot be added to a table of {table.dtype}")
         width = wider(table.dtype, rows.dtype)
         # Written by set, not add: XLA then sees that the old rows are read first, and writes in place.
         return put(table, rows.indices, take(table, rows.indices).astype(width) + rows.values.astype(width))
@@ -162,6 +170,19 @@ class RowSparse:
         return rows
 
 
+class UniqueIds(NamedTuple):
+    """Each index once, as `unique_ids` gives them."""
+
+    ids: Any  # int32 (capacity,), ascending; what is left over holds num_rows, num_rows + 1, ...
+    inverse: Any  # int32, of the shape of the indices: where each of them is in `ids`; -1 for padding
+    count: Any  # how many different ones there are; more than the capacity: it was too small
+
+    @property
+    def overflow(self) -> Any:
+        """Whether the capacity was too small. What found no room reads NaN, so that the loss shows it."""
+        return self.count > self.ids.shape[0]
+
+
 def integers(ids: Any, name: str, what: str = "ids") -> Any:
     """Ids as a JAX array, if they are one, or a NumPy array, which keeps 64 bits."""
     ids = ids if isinstance(ids, Array) else np.asarray(ids)
@@ -170,6 +191,13 @@ def integers(ids: Any, name: str, what: str = "ids") -> Any:
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise TypeError(f"{name}: {what} must be integers, got {ids.dtype}")
     return ids
+
+
+def check_num_rows(name: str, num_rows: Any, ids: int) -> None:
+    """A table has rows, and int32 counts them and the places of what is dropped."""
+    number = isinstance(num_rows, int | np.integer) and not isinstance(num_rows, bool)
+    if not (number and 1 <= num_rows <= _INT32 - ids):
+        raise ValueError(f"{name}: num_rows must be an int from 1 to 2^31 - 1 less {ids} ids, got {num_rows!r}")
 
 
 def known(indices: Any, num_rows: int) -> Array:
@@ -197,12 +225,13 @@ def distinct(indices: Array) -> tuple[Array, Array, Array]:
 def _locked(indices: Array) -> Array:
     """Indices as a typed array (of the kind of random keys, the only public one): it can be indexed and moved, not
     computed with."""
-    words = jnp.stack([indices.astype(jnp.uint32), jnp.zeros(indices.shape, jnp.uint32)], axis=-1)
+    words = jnp.stack([indices.astype(jnp.uint32), jnp.full(indices.shape, _MARK)], axis=-1)
     return jax.random.wrap_key_data(words, impl="threefry2x32")
 
 
 def take(table: Array, indices: Array, unique: bool = True) -> Array:
     """The rows of some indices, by default distinct ones; zeros where an index is outside."""
+    table = jnp.asarray(table)
     lies = _lies(table, indices)
     return table.at[indices].get(mode="fill", fill_value=0, unique_indices=unique, **_HINTS, **lies)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import adaptx
 from adaptx import sparse
@@ -115,7 +116,7 @@ def test_read_finds_tables_by_path() -> None:
         assert rows["two"].shape == (WIDTH,)
     with pytest.raises(ValueError, match=r"may be any of \['tables'\]\['item'\], \['tables'\]\['user'\]"):
         sparse.read(params["tables"]["user"], state, jnp.array([0]))
-    with pytest.raises(ValueError, match="differ as trees"):
+    with pytest.raises(ValueError, match="read: ids must be a tree like the tables"):
         sparse.read(params["tables"], state, {"user": jnp.array([0])})
     plain = optax.sgd(0.1).init(params)
     np.testing.assert_array_equal(sparse.read(table(), plain, jnp.array([4])), table()[4:5])
@@ -154,3 +155,91 @@ def test_float64() -> None:
         tx = sparse.adagrad(0.1, weight_decay=0.1, decay_at="read")
         x, _ = run_sparse(tx, table(jnp.float64), ids, values)
         assert x.dtype == jnp.float64
+
+
+def decayed(steps: int = 1, **kwargs: Any) -> tuple[Any, Any, Any]:
+    """A tree of two tables of which row 0 of the first was used."""
+    tx = sparse.adagrad(0.1, weight_decay=0.5, decay_at="read", **kwargs)
+    params = {"emb": table(), "sub": {"emb": table(seed=2)}}
+    state = tx.init(params)
+    for _ in range(steps):
+        g = sparse.RowSparse([0], jnp.ones((1, WIDTH)), ROWS)
+        updates, state = tx.update({"emb": g, "sub": {"emb": g}}, state, params)
+        params = optax.apply_updates(params, updates)
+    return tx, params, state
+
+
+def test_a_table_is_found_once_or_not_at_all() -> None:
+    """By its path among all tables; part of the tree, or another one, must not take a debt that is not its own."""
+    _, params, state = decayed()
+    rows = sparse.read(params, state, {"emb": jnp.array([1]), "sub": {"emb": jnp.array([1])}})
+    np.testing.assert_allclose(rows["sub"]["emb"][0], 0.95 * params["sub"]["emb"][1], rtol=1e-6)
+    for tables, ids, line in (
+        (params["sub"], {"emb": jnp.array([1])}, r"\['emb'\] may be any of \['emb'\], \['sub'\]\['emb'\]"),
+        ({"other": table()}, {"other": jnp.array([1])}, r"\['other'\] is not in the state"),
+        ({"sub": {"emb": table()[:5]}}, {"sub": {"emb": jnp.array([1])}}, "has 5 rows, in the state 11"),
+        (jnp.float32(1), jnp.array([1]), "may be any of"),
+    ):
+        with pytest.raises(ValueError, match=line):
+            sparse.read(tables, state, ids)
+    masked = sparse.adam(0.1, weight_decay=0.1, decay_at="read", mask={"a": True, "b": False})
+    with pytest.raises(ValueError, match=r"may be any of \['a'\], \['b'\]"):
+        sparse.read(table(), masked.init({"a": table(), "b": table()}), jnp.array([1]))
+    with pytest.raises(TypeError, match=r"of UniqueIds give `\.ids`"):
+        sparse.read({"emb": table()}, (), {"emb": sparse.unique_ids([1], ROWS)})
+
+
+def test_flush_wants_all_and_loses_nothing() -> None:
+    _, params, state = decayed()
+    for part in ({"emb": params["emb"]}, {"zzz": params["emb"]}):
+        with pytest.raises(ValueError, match=r"flush: the state is of other parameters, or of more: .*\['emb'\] must"):
+            sparse.flush(part, state)
+    with pytest.raises(ValueError, match="has 3 rows, in the state 11"):
+        sparse.flush({**params, "emb": params["emb"][:3]}, state)
+
+
+def test_flush_of_bfloat16_tables_keeps_the_mean() -> None:
+    tx = sparse.adagrad(1e-2, weight_decay=1e-2, decay_at="read")
+    x = jnp.ones((3, 512), jnp.bfloat16)
+    state, g = tx.init(x), sparse.RowSparse([0], jnp.ones((1, 512)), 3)
+    nearest = x
+    for t in range(300):
+        _, state = tx.update(g, state, x)
+        if t % 10 == 9:
+            nearest, _ = sparse.flush(nearest, state)
+            x, state = sparse.flush(x, state, seed=t)
+    expected = (1 - 1e-4) ** 300
+    assert float(nearest[1].astype(jnp.float32).mean()) == 1
+    assert float(x[1].astype(jnp.float32).mean()) == pytest.approx(expected, abs=2e-3)
+
+
+def test_a_dense_step_pays_what_is_owed() -> None:
+    """Ten sparse steps on row 0, then a dense one: the others end where the dense optimizer's do."""
+    tx, params, state = decayed(10, eps=1.0)
+    g = sparse.RowSparse([0], jnp.ones((1, WIDTH)), ROWS)
+    dense = {"emb": g.todense(), "sub": {"emb": g.todense()}}
+    updates, state = tx.update(dense, state, params)
+    params, _ = sparse.flush(optax.apply_updates(params, updates), state)
+    np.testing.assert_allclose(params["emb"][1], 0.95**11 * table()[1], rtol=1e-5)
+
+
+def test_nnx_keeps_the_debts_where_read_finds_them() -> None:
+    class Model(nnx.Module):
+        def __init__(self) -> None:
+            self.user = nnx.Param(table())
+
+    model = Model()
+    optimizer = nnx.Optimizer(model, sparse.adagrad(0.1, weight_decay=0.5, decay_at="read"), wrt=nnx.Param)
+    g = sparse.RowSparse([0], jnp.ones((1, WIDTH)), ROWS)
+    optimizer.update(model, nnx.State({"user": nnx.Param(g)}))
+    rows = sparse.read({"user": model.user[...]}, optimizer.opt_state, {"user": jnp.array([1])})
+    np.testing.assert_allclose(rows["user"][0], 0.95 * table()[1], rtol=1e-6)
+
+
+def test_another_state_or_table() -> None:
+    tx, params, _ = decayed()
+    with pytest.raises(TypeError, match="must be the ReadDecayState of init, got AdaGradState"):
+        tx.update(params, adaptx.adagrad(0.1).init(params), params)
+    one = sparse.adagrad(0.1, weight_decay=0.5, decay_at="read")
+    with pytest.raises(ValueError, match=r"of a table of shape \(12, 3\), its parameter has \(11, 3\)"):
+        one.update(sparse.RowSparse([1], jnp.ones((1, WIDTH)), ROWS + 1), one.init(table()), table())

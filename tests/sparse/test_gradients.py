@@ -142,7 +142,7 @@ def test_bad_input() -> None:
             unique_ids(np.ones(2, int), ROWS, capacity)
     f = rows_value_and_grad(loss)
     for tables, ids, line in (
-        ({"a": table()}, {"b": np.array([1])}, "differ as trees"),
+        ({"a": table()}, {"b": np.array([1])}, "ids must be a tree like the tables"),
         ({"a": table()}, {"a": {}}, "a table has no ids"),
     ):
         with pytest.raises(ValueError, match=line) as caught:
@@ -151,3 +151,17 @@ def test_bad_input() -> None:
     with pytest.raises(TypeError, match="read: ids must be integers, got float64"):
         f(jnp.ones(WIDTH), table(), np.ones(2), 1.0)
     assert isinstance(unique_ids([1], ROWS), UniqueIds)
+
+
+def test_unique_ids_made_for_a_smaller_table_touch_nothing_else() -> None:
+    found = unique_ids([1, 2, 2], 4, 4)
+    _, (_, g) = rows_value_and_grad(lambda d, rows, b: jnp.sum(rows))((), table(), found)
+    np.testing.assert_array_equal(g.indices[:2], [1, 2])
+    assert (np.asarray(g.indices[2:]) >= ROWS).all()
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 4.5, True, None, 2**31])
+def test_num_rows_is_checked(wrong: Any) -> None:
+    for ids in (np.array([1]), jnp.array([1])):
+        with pytest.raises(ValueError, match="unique_ids: num_rows must be an int from 1 to"):
+            unique_ids(ids, wrong)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable
 from typing import Any
@@ -192,7 +193,7 @@ def test_in_another_order() -> None:
 
 
 def test_an_old_table_that_is_used_after_the_update() -> None:
-    step, carry, batch = plain(sparse.adam(0.1))
+    step = plain(sparse.adam(0.1))[0]
 
     def late(params: Any, state: Any, ids: Any, y: Any) -> Any:
         new, state = step(params, state, ids, y)
@@ -200,7 +201,6 @@ def test_an_old_table_that_is_used_after_the_update() -> None:
 
     with pytest.raises(ValueError, match=r"copied whole: params\['emb'\]; .*use the old table nowhere after"):
         checked(step=late)
-    del carry, batch
 
 
 def test_a_dense_gradient() -> None:
@@ -213,6 +213,20 @@ def test_a_dense_gradient() -> None:
 
     with pytest.raises(ValueError, match=r"walked whole by .*add.*: params\['emb'\] or state.*dense"):
         checked(tx=tx, step=dense)
+
+
+def test_a_bfloat16_table_on_cpu() -> None:
+    """XLA for CPU widens the scatter to float32, and with it the table: named, with the remedy. float16 is in place."""
+    for dtype, line in ((jnp.bfloat16, r"params\['emb'\]; XLA widens bfloat16 tables whole on CPU"), (jnp.float16, "")):
+        step, _, batch = plain(sparse.rowwise_adagrad(0.1))
+        params = {"emb": jnp.ones((V, D), dtype)}
+        args = (params, sparse.rowwise_adagrad(0.1).init(params), *batch)
+        jitted = jax.jit(step, donate_argnums=(0, 1))
+        if line:
+            with pytest.raises(ValueError, match=line):
+                sparse.check_in_place(jitted, *args)
+        else:
+            assert len(sparse.check_in_place(jitted, *args)) == 2
 
 
 def test_bad_steps() -> None:
@@ -263,7 +277,11 @@ def test_a_table_by_rows_on_several_devices(name: str, devices: int) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, expected)
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+# Jax 0.7 cannot say where the result of a scatter lies.
+EXPLICIT = "out_sharding" in inspect.signature(jnp.zeros(1).at[0].set).parameters
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit] if EXPLICIT else [AxisType.Auto])
 @pytest.mark.parametrize("spec", [PartitionSpec("d"), PartitionSpec(None, "d")])
 def test_a_sharded_table_in_small(kind: AxisType, spec: PartitionSpec) -> None:
     """Several steps with every kind of id, the table on 8 devices by rows or by columns: the numbers of one device."""

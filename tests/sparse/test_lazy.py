@@ -358,6 +358,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "MultiSteps keeps a row's gradient",
     ),
     "apply_every": (lambda: optax.chain(optax.apply_every(2), optax.sgd(0.1)), "apply_every keeps a row's gradient"),
+    "sam": (lambda: optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.1)), "sam leaves the rows of its adversarial step"),
     "lbfgs": (lambda: optax.scale_by_lbfgs(), "a row for each row of a parameter"),
     "a Gram matrix": (
         lambda: optax.GradientTransformation(
@@ -425,3 +426,19 @@ def test_bad_arguments() -> None:
         with pytest.raises(ValueError, match=line) as caught:
             tx.update(g, tx.init(params), params)
         assert "\n" not in str(caught.value)
+    grown = {"emb": jnp.concatenate([table(), table()])}
+    g = {"emb": sparse.RowSparse([12], jnp.ones((1, WIDTH)), 2 * ROWS)}
+    for params_given in (grown, None):
+        with pytest.raises(ValueError, match=r"gradient at \['emb'\] has 22 rows, the state 11"):
+            sparse.lazy_rows(optax.adagrad(0.1)).update(g, optax.adagrad(0.1).init(params), params_given)
+
+
+def test_numpy_tables() -> None:
+    """Of the host, as a dense optimizer takes them."""
+    tx, x = sparse.adam(0.1), np.asarray(table())
+    g = sparse.RowSparse([1, 3], jnp.ones((2, WIDTH)), ROWS)
+    updates, _ = tx.update(g, tx.init(x), x)
+    expected, _ = tx.update(g, tx.init(table()), table())
+    np.testing.assert_array_equal(updates.values, expected.values)
+    _, (_, of_rows) = sparse.rows_value_and_grad(lambda d, r, b: jnp.sum(r**2))((), x, np.array([1, 2]))
+    np.testing.assert_array_equal(of_rows.values, 2 * x[1:3])

@@ -127,7 +127,6 @@ def test_equals_the_loop_over_used_rows(name: str, k: dict[str, Any]) -> None:
     with x64():
         ids, values = draws(STEPS, jnp.float64)
         x, state = run_sparse(getattr(sparse, name)(**k), table(jnp.float64), ids, values)
-    rows = [np.array(row, float) for row in table()]
     with x64():
         rows = [np.array(row, float) for row in table(jnp.float64)]
     own: list[dict[str, Any]] = [{} for _ in rows]

@@ -45,12 +45,8 @@ def test_signs_ends_and_what_is_not_finite() -> None:
 
 def small_steps(seed: int | None) -> float:
     """The mean of a bfloat16 row that starts at 1 and is told 100 times to add 1e-3."""
-    tx = sparse.lazy_rows(optax.sgd(1e-3)) if seed is None else None
     x = jnp.ones((4, 512), jnp.bfloat16)
     from adaptx.sparse.rounding import stochastically_rounded
-
-    class Counted:
-        pass
 
     inner = sparse.lazy_rows(optax.chain(optax.sgd(1e-3), optax.scale_by_schedule(lambda t: 1.0)))
     tx = inner if seed is None else stochastically_rounded(inner, seed)

@@ -13,6 +13,7 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec
 
+from adaptx import sparse
 from adaptx.sparse import RowSparse
 from tests.conftest import x64
 from tests.sparse.tables import ROWS, USED, WIDTH, dense_gradient, draws, table
@@ -205,15 +206,41 @@ def test_what_moves_rows_passes() -> None:
         ((np.zeros(2, int), jnp.ones((2, 1), int), 3), TypeError, "values must be floating or complex, got int32"),
         ((np.zeros(2, int), jnp.ones((3, 1)), 3), ValueError, r"values of shape \(3, 1\) do not begin with \(2,\)"),
         ((np.zeros((2, 2), int), jnp.ones((2, 1)), 3), ValueError, r"do not begin with \(2, 2\)"),
-        ((np.zeros(2, int), jnp.ones((2, 1)), -1), ValueError, "num_rows must be an int from 0 to"),
-        ((np.zeros(2, int), jnp.ones((2, 1)), 3.0), ValueError, "num_rows must be an int from 0 to"),
-        ((np.zeros(2, int), jnp.ones((2, 1)), 2**31 - 1), ValueError, "num_rows must be an int from 0 to"),
+        ((np.zeros(2, int), jnp.ones((2, 1)), -1), ValueError, "num_rows must be an int from 1 to"),
+        ((np.zeros(2, int), jnp.ones((2, 1)), 3.0), ValueError, "num_rows must be an int from 1 to"),
+        ((np.zeros(2, int), jnp.ones((2, 1)), 2**31 - 1), ValueError, "num_rows must be an int from 1 to"),
     ],
 )
 def test_bad_arguments(arguments: Any, error: type[Exception], line: str) -> None:
     with pytest.raises(error, match=line) as caught:
         RowSparse(*arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_zeros_like_is_an_empty_gradient() -> None:
+    """It cannot be kept from the typed indices; what it makes of them is dropped, not row 0."""
+    empty = jax.tree.map(jnp.zeros_like, rows()[2].coalesce())
+    np.testing.assert_array_equal(empty.indices, ROWS)
+    np.testing.assert_array_equal(table() + empty, table())
+    for tx in (sparse.adam(0.1), sparse.adam(0.1, bias="row")):
+        _, state = tx.update(empty, tx.init(table()), table())
+        assert not any(np.any(a) for a in jax.tree.leaves(state) if a.ndim)
+
+
+def test_tables_of_other_kinds_and_parts_that_are_none() -> None:
+    g = rows()[2]
+    for x in (jnp.ones((ROWS, WIDTH), jnp.int32), jnp.ones((ROWS, WIDTH), bool)):
+        with pytest.raises(TypeError, match="rows of float32 cannot be added to a table of"):
+            x + g
+    with pytest.raises(TypeError, match="rows of complex64 cannot be added to a table of float32"):
+        table() + g.with_values(g.values + 1j)
+    with pytest.raises(TypeError, match="the parts must be RowSparse, got list"):
+        RowSparse.concat([g, g])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="values must be floating or complex, got float8"):
+        RowSparse([1], jnp.ones((1, 2), jnp.float8_e4m3fn), 3)
+    for wrong in (0, True, 2.0):
+        with pytest.raises(ValueError, match="num_rows must be an int from 1 to"):
+            RowSparse([1], jnp.ones((1, 2)), wrong)  # type: ignore[arg-type]
 
 
 def test_another_tables_rows() -> None:
