@@ -162,8 +162,8 @@ def flush(params: Any, state: Any, seed: int | None = None) -> tuple[Any, Any]:
         if seed is not None and x.dtype == jnp.bfloat16:
             left = stochastic(left.astype(jnp.float32), x.dtype, jax.random.fold_in(jax.random.key(seed), number))
         new.append(left.astype(x.dtype))
-    every = lambda decay, paid: jax.tree.map(lambda p: jnp.broadcast_to(*jax.tree.leaves(decay), p.shape), paid)
-    settle = lambda s: s._replace(paid=every(s.log_decay, s.paid)) if isinstance(s, ReadDecayState) else s
+    every = lambda decay, paid: jax.tree.map(lambda p: jnp.broadcast_to(decay, p.shape), paid)
+    settle = lambda s: s._replace(paid=every(jax.tree.leaves(s.log_decay)[0], s.paid)) if _is_decayed(s) else s
     return treedef.unflatten(new), jax.tree.map(settle, state, is_leaf=_is_decayed)
 
 
