@@ -72,7 +72,7 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     ): _MASKED,
     (
         "adaptx/core/rule.py",
-        "_full_like",
+        "Like.__call__",
         "return jnp.where((x == x), full, full) if isinstance(x, Tracer) else full",
     ): "both branches are the same array; the condition only makes it depend on x",
 }
