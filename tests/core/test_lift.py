@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from adaptx.core.descent import Descent
-from adaptx.core.lift import lift
+from adaptx.core.lift import initialised, lift
 from adaptx.core.moments import Decay, debias, ema, sum_sq
 from adaptx.core.rule import Rule, copied, filled, per_tensor, real_zeros, zeros
 
@@ -365,3 +365,14 @@ def test_numbers_and_numpy_arrays_are_leaves() -> None:
     u, _ = tx.update({"w": np.full(2, 3, np.float32), "s": 4.0}, tx.init(params), params)
     np.testing.assert_array_equal(u["w"], [-1.5, -1.5])
     assert float(u["s"]) == -2
+
+
+def test_who_wants_to_know_is_told_which_rules_are_initialised() -> None:
+    tx, seen = lift("told", plain()), []
+    token = initialised.set(seen.append)
+    try:
+        tx.init(LEAVES)
+    finally:
+        initialised.reset(token)
+    tx.init(LEAVES)
+    assert seen == ["told"]

@@ -198,6 +198,19 @@ def test_values_that_are_long_or_arrays_end_in_one_short_line() -> None:
         toy(0.1, mask={"w": jnp.ones((3, 3))})
 
 
+@checked
+def seeded(seed: int | None = None) -> int | None:
+    """A toy with an argument that shapes the program."""
+    return seed
+
+
+@pytest.mark.parametrize("value", [True, np.True_, 1.0, -1, "1", jnp.int32(1)])
+def test_a_static_argument_is_an_int_in_its_range(value: Any) -> None:
+    assert (seeded(3), seeded(np.int64(3)), seeded(0), seeded()) == (3, 3, 0, None)
+    with pytest.raises(ValueError, match="seeded: seed must be an int >= 0 or None, got "):
+        seeded(value)
+
+
 def test_a_switch_of_numpy_that_is_off_needs_nothing() -> None:
     adaptx.rmsprop(0.1, nesterov=np.False_)
     with pytest.raises(ValueError, match="nesterov needs momentum"):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adaptx.core.rounding import bounded, raised, real, rounded, wider
+from adaptx.core.rounding import bounded, raised, real, rounded, stochastic, wider
 from tests.conftest import x64
 
 few = settings(deadline=None, max_examples=50)
@@ -108,3 +108,31 @@ def test_rounded_takes_complex_numbers() -> None:
     with x64():
         assert rounded(jnp.asarray([1e300 + 1j]), jnp.complex128)[0] == 1e300 + 1j
         assert rounded(jnp.asarray([2 + 1j]), jnp.complex64).dtype == jnp.complex64
+
+
+def test_up_or_down_with_the_right_mean() -> None:
+    """1 + 2^-7 k / 8: only its two neighbours, the upper one in k of 8 cases; and numbers of bfloat16 stay."""
+    x = 1 + 2.0**-7 * jnp.arange(9) / 8
+    many = jax.jit(jax.vmap(lambda key: stochastic(x, jnp.bfloat16, key)))(jax.random.split(jax.random.key(0), 20_000))
+    found = np.asarray(many, float)
+    assert set(np.unique(found)) == {1.0, 1 + 2.0**-7}
+    upper = (found > 1).mean(0)
+    # A share of 20,000 has a standard deviation of at most 0.0036.
+    np.testing.assert_allclose(upper, np.arange(9) / 8, atol=0.015)
+    assert upper[0] == 0
+    assert upper[8] == 1
+    assert found.dtype == float
+    assert many.dtype == jnp.bfloat16
+
+
+def test_signs_ends_and_what_is_not_finite() -> None:
+    x = jnp.array([-1 - 2.0**-9, 0.0, -0.0, 1e-40, 3.4e38, -3.4e38, jnp.inf, -jnp.inf, jnp.nan])
+    keys = jax.random.split(jax.random.key(1), 200)
+    found = np.asarray(jax.vmap(lambda key: stochastic(x, jnp.bfloat16, key))(keys), float)
+    assert set(np.unique(found[:, 0])) == {-1 - 2.0**-7, -1.0}
+    assert not found[:, 1:3].any()
+    assert (found[:, 3] >= 0).all()
+    assert found[:, 3].max() < 2e-40
+    assert (np.abs(found[:, 4:6]) > 3.38e38).all()
+    np.testing.assert_array_equal(found[:, 6:8], np.broadcast_to([np.inf, -np.inf], (200, 2)))
+    assert np.isnan(found[:, 8]).all()
