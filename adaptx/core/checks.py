@@ -81,10 +81,8 @@ def check_state(name: str, kind: Any, state: Any, unused: list[str], scalars: An
     if not isinstance(state, kind):
         raise TypeError(f"{name}: the state must be the {kind.__name__} that init gives, got {type(state).__name__}")
     for field in ("count", *scalars):
-        a, integer = getattr(state, field), field == "count"
-        whole = jnp.issubdtype(getattr(a, "dtype", type(a)), jnp.int32) or not integer
-        if not (hasattr(a, "dtype") and a.shape == () and whole):
-            number = "one int32" if integer else "one array without axes"
+        a, number = getattr(state, field), "one int32" if field == "count" else "one array without axes"
+        if not (hasattr(a, "dtype") and a.shape == () and (field != "count" or a.dtype == jnp.int32)):
             raise ValueError(f"{name}: the state's `{field}` must be {number}, as init gives it, got {shown(a)}")
     lost = [field for field in unused if getattr(state, field) is not None]
     if lost:
@@ -127,27 +125,25 @@ def is_flag(m: Any) -> bool:
 
 
 def expanded_mask(name: str, mask: Any, grads: Any) -> list[bool]:
-    """A prefix tree of bools as one bool for each gradient leaf; under a None gradient it may be deeper."""
-    gs, treedef = jax.tree.flatten(grads, is_leaf=is_none)
-    spread = lambda m, below: jax.tree.map(lambda _: m, below, is_leaf=is_none)
-    said = tree_flatten_with_path(mask, is_leaf=is_none)[0]
-    asked = [path for path, _ in tree_flatten_with_path(grads, is_leaf=is_none)[0]]
-    found = [f"at {keystr(p) or 'the root'} it is {shown(m)}" for p, m in said if not is_flag(m)]
-    found += ["a traced bool must be known when the step is compiled" for _, m in said if isinstance(m, Tracer)][:1]
-    for tree in [] if found else [lambda: mask, lambda: jax.tree.map(spread, mask, grads)]:
-        try:
-            flat = treedef.flatten_up_to(tree())
-        except (ValueError, TypeError):
-            continue
-        return [g is None or bool(m) for g, m in zip(gs, flat, strict=True)]
-    begins = lambda p, q: q[: len(p)] == p
-    found += [f"there is no {keystr(p)}" for p, _ in said if not any(begins(p, q) for q in asked)]
-    found += [f"it says nothing of {keystr(q)}" for q in asked if not any(begins(p, q) for p, _ in said)]
-    found = found if said else ["it has no leaves"]
-    raise ValueError(
-        f"{name}: mask must be a tree of bools that is a prefix of the parameters' tree; "
-        + ", ".join(found[:3] or ["the containers differ"])
-    )
+    """A prefix tree of bools as one bool for each gradient leaf; where there is no gradient it may say anything."""
+    said: Any = dict(tree_flatten_with_path(mask, is_leaf=is_none)[0])
+    idle = lambda g: not jax.tree.leaves(g)  # None, or a container of nothing
+    asked = tree_flatten_with_path(grads, is_leaf=idle)[0]
+    above = lambda q: next((q[:k] for k in range(len(q) + 1) if q[:k] in said), None)
+    covers = {q: above(q) for q, _ in asked}
+    used = {*covers.values()}
+    live = dict.fromkeys(covers[q] for q, g in asked if not idle(g))
+    named = lambda p: keystr(p) or "the root"
+    found = [f"at {named(p)} it is {shown(said[p])}" for p in live if p is not None and not is_flag(said[p])]
+    traced = any(isinstance(said[p], Tracer) for p in live if p is not None)
+    found += ["a traced bool must be known when the step is compiled"] * traced
+    spare = lambda p: p in used or any(idle(g) and p[: len(q)] == q for q, g in asked)
+    found += [f"there is no {named(p)}" for p in said if not spare(p)]
+    found += [f"it says nothing of {named(q)}" for q, g in asked if not idle(g) and covers[q] is None]
+    if found:
+        what = f"{name}: mask must be a tree of bools that is a prefix of the parameters' tree"
+        raise ValueError(f"{what}; {', '.join(found[:3])}")
+    return [g is None or bool(said[covers[q]]) for q, g in asked if g is None or not idle(g)]
 
 
 def require(name: str, needs: Any, given: dict[str, Any]) -> None:

@@ -80,6 +80,7 @@ class Clock(types.SimpleNamespace):
     biases: Mapping[int, Array] = types.MappingProxyType({})  # by id of the Decay
     learning_rate: Any = None
     weight_decay: Any = None
+    shared: Any = None  # what the rule's `shared` gives
 
     def bias(self, b: Decay) -> Array:
         """1 - b^t; already there, once for the whole tree, if the rule lists b among its `decays`."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 import optax
 
@@ -10,20 +11,21 @@ import adaptx.optimizers.adagrad.adagrad as dense_adagrad
 import adaptx.optimizers.adagrad.ftrl as dense_ftrl
 from adaptx.core.descent import Descent
 from adaptx.core.lift import lift
-from adaptx.core.registry import Paper, checked
+from adaptx.core.registry import OPTIMIZERS, Paper, checked
 from adaptx.optimizers.adam.adam import adam_rule
 from adaptx.sparse import row_rules as rules
 from adaptx.sparse.decay import decay_at_read
 from adaptx.sparse.lazy import lazy_rows
 from adaptx.sparse.rounding import stochastically_rounded
 
-_DUCHI = Paper(
-    "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization (Duchi, Hazan, Singer)",
-    2011,
-    "https://jmlr.org/papers/v12/duchi11a.html",
-)
-_ADAM = Paper("Adam: A Method for Stochastic Optimization (Kingma, Ba)", 2015, "https://arxiv.org/abs/1412.6980")
-_FBGEMM = Paper("FBGEMM, the embedding optimizers of PyTorch (Meta)", 2021, "https://github.com/pytorch/FBGEMM")
+P = ParamSpec("P")
+T = TypeVar("T")
+_FBGEMM = Paper("FBGEMM, PyTorch's embedding optimizers (Meta)", 2021, "https://github.com/pytorch/FBGEMM")
+
+
+def _from(paper: Paper) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """`checked`, with the source in the docstring."""
+    return lambda factory: checked(factory, paper)
 
 
 def _ready(
@@ -41,7 +43,7 @@ def _ready(
     return tx if seed is None else stochastically_rounded(tx, seed)
 
 
-@checked
+@_from(OPTIMIZERS["adagrad"].paper)
 def adagrad(
     learning_rate: optax.ScalarOrSchedule,
     initial_accumulator: Any = 0.0,
@@ -73,7 +75,7 @@ def adagrad(
     return _ready(inner, seed, decay_at, dense_adagrad.slowed(learning_rate, lr_decay), weight_decay, mask)
 
 
-@checked
+@_from(_FBGEMM)
 def rowwise_adagrad(
     learning_rate: optax.ScalarOrSchedule,
     initial_accumulator: Any = 0.0,
@@ -104,7 +106,7 @@ def rowwise_adagrad(
     return _ready(inner, seed, decay_at, learning_rate, weight_decay, mask)
 
 
-@checked
+@_from(OPTIMIZERS["adam"].paper)
 def adam(
     learning_rate: optax.ScalarOrSchedule,
     b1: Any = 0.9,
@@ -136,7 +138,7 @@ def adam(
     return _ready(inner, seed, decay_at, learning_rate, weight_decay, mask)
 
 
-@checked
+@_from(_FBGEMM)
 def partial_rowwise_adam(
     learning_rate: optax.ScalarOrSchedule,
     b1: Any = 0.9,
@@ -164,7 +166,7 @@ def partial_rowwise_adam(
     return _ready(inner, seed, decay_at, learning_rate, weight_decay, mask)
 
 
-@checked
+@_from(OPTIMIZERS["ftrl"].paper)
 def ftrl(
     learning_rate: optax.ScalarOrSchedule,
     beta: Any = 1.0,
@@ -187,7 +189,7 @@ def ftrl(
     return _ready(dense_ftrl.ftrl(learning_rate, beta, l1=l1, l2=l2, initial_accumulator=initial_accumulator), seed)
 
 
-@checked
+@_from(OPTIMIZERS["lamb"].paper)
 def lamb_rows(
     learning_rate: optax.ScalarOrSchedule,
     b1: Any = 0.9,

@@ -247,3 +247,19 @@ def test_a_mask_may_be_deeper_where_the_gradient_is_none() -> None:
 def test_a_long_value_is_shown_briefly() -> None:
     assert len(shown([[0.1] * 500])) == 100
     assert shown({"w": jnp.ones((3, 3))}) == "{'w': 'float32[3, 3]'}"
+
+
+def test_a_mask_of_the_parameters_may_say_nothing_of_what_is_none() -> None:
+    """A mask made from parameters has None where they have None."""
+    tx = adaptx.adamw(0.1, mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params))
+    params = {"c": None, "w": jnp.ones((2, 2))}
+    updates, _ = tx.update({"c": None, "w": jnp.ones((2, 2))}, tx.init(params), params)
+    assert updates["c"] is None
+
+
+@pytest.mark.parametrize("mask", [{"a": True, "w": True}, {"a": {}, "w": True}, True, {"w": True}])
+def test_a_mask_beside_an_empty_container(mask: Any) -> None:
+    params = {"a": {}, "w": jnp.ones((2, 2))}
+    tx = adaptx.adamw(0.1, mask=mask)
+    updates, _ = tx.update(params, tx.init(params), params)
+    assert updates["w"].shape == (2, 2)

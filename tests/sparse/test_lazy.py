@@ -411,9 +411,9 @@ def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="on_dense must be 'inner' or 'pass', got 'skip'"):
         sparse.lazy_rows(optax.sgd(0.1), on_dense="skip")
     with pytest.raises(TypeError, match="inner must be an optax transformation, got function"):
-        sparse.lazy_rows(optax.sgd)  # type: ignore[arg-type]
+        sparse.lazy_rows(optax.sgd)
     with pytest.raises(ValueError, match="MultiSteps keeps"):
-        sparse.lazy_rows(optax.MultiSteps(optax.sgd(0.1), 2))  # type: ignore[arg-type]
+        sparse.lazy_rows(optax.MultiSteps(optax.sgd(0.1), 2))
     tx = sparse.lazy_rows(adaptx.adam(0.1))
     with pytest.raises(TypeError, match=r"lazy_rows: the parameter at .* is int32"):
         tx.init({"emb": jnp.zeros((2, 2), jnp.int32)})

@@ -259,6 +259,15 @@ def test_bad_arguments(call: Any, line: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", CASES_BY_NAME)
+def test_the_docstring_names_arguments_errors_and_source(name: str) -> None:
+    doc = getattr(sparse, name).__doc__ or ""
+    for argument in inspect.signature(getattr(sparse, name)).parameters:
+        assert re.search(rf"^    {argument}: .", doc, re.MULTILINE)
+    assert "\n\nErrors:\n    TypeError: " in doc
+    assert re.search(r"\nSource: .+, \d{4}, https://\S+$", doc)
+
+
 def test_unknown_arguments() -> None:
     with pytest.raises(TypeError, match="adam: no argument betas; it is b1 and b2 here"):
-        sparse.adam(0.1, betas=(0.9, 0.99))  # type: ignore[call-arg]
+        sparse.adam(0.1, betas=(0.9, 0.99))
