@@ -33,17 +33,17 @@ import optax.contrib
 
 from adaptx.registry import OPTIMIZERS
 from benchmarks.side_by_side import (
-    OneLineParser,
-    Progress,
     Run,
     Times,
     aligned,
     interleaved,
     machine,
-    positive,
+    measured,
+    options,
+    parsed,
+    published,
     step_seconds,
     versions,
-    writable,
 )
 
 RATE = 1e-3
@@ -408,50 +408,30 @@ def report(rows: Sequence[Row], command: str, quick: bool) -> str:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = OneLineParser(prog="python -m benchmarks.dense", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--optimizer", action="append", choices=list(PAIRS), help="repeatable; default: all")
+    out, quick = Path("benchmarks/results/dense.md"), "small trees, to see that it runs"
+    parser = options("python -m benchmarks.dense", __doc__, PAIRS, out, quick)
     parser.add_argument("--tree", action="append", choices=list(TREES), help="leaves; repeatable; default: all")
-    parser.add_argument("--repeats", type=positive, default=5, help="timed blocks a library (default 5)")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/dense.md"), help="the Markdown report")
-    parser.add_argument("--quick", action="store_true", help="small trees, to see that it runs")
-    arguments = parser.parse_args(argv)
-    writable(arguments.out, parser)
-    return arguments
+    return parsed(parser, argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     arguments = parse(argv)
     jax.config.update("jax_enable_compilation_cache", False)  # a first call read from disk is no first call
-    trees = QUICK_TREES if arguments.quick else TREES
-    jobs = [
+    trees, repeats = QUICK_TREES if arguments.quick else TREES, arguments.repeats
+    pairs = [
         (name, trees[tree])
         for name in dict.fromkeys(arguments.optimizer or PAIRS)
         for tree in dict.fromkeys(arguments.tree or trees)
     ]
     if arguments.quick:
         print(QUICK_NOTE)
-
-    progress = Progress(sum(3 * first_call_rounds(tree, arguments.repeats) + arguments.repeats for _, tree in jobs))
-    rows: list[Row] = []
-    interrupted = False
-    try:
-        for name, tree in jobs:
-            progress.say(f"{name} {tree.label}")
-            rows.append(measure(name, tree, arguments.repeats, progress.tick))
-    except KeyboardInterrupt:
-        interrupted = True
-    finally:
-        progress.close()
+    jobs = [(f"{name} {tree.label}", functools.partial(measure, name, tree, repeats)) for name, tree in pairs]
+    rows = measured(jobs, sum(3 * first_call_rounds(tree, repeats) + repeats for _, tree in pairs))
     if rows:
         text = report(rows, shlex.join(["python", "-m", "benchmarks.dense", *argv]), arguments.quick)
-        arguments.out.write_text(text)
-        print(text)
-        print(f"{sum(bool(row.misses()) for row in rows)} of {len(rows)} rows miss a target; report: {arguments.out}")
-    if interrupted:
-        print(f"interrupted: {len(rows)} of {len(jobs)} rows measured", file=sys.stderr)
-        return 130
-    return 0
+        published(text, sum(bool(row.misses()) for row in rows), len(rows), arguments.out)
+    return 0 if len(rows) == len(jobs) else 130
 
 
 if __name__ == "__main__":

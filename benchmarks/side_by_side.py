@@ -15,13 +15,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import jax
 import numpy as np
 
 BLOCK_SECONDS = 0.3  # a timed block lasts about this long, so that a timer's tick or one interrupt does not show
 
+T = TypeVar("T")
 Run = Callable[[int], None]  # takes that many steps and waits until they are done
 
 
@@ -123,13 +124,46 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def writable(out: Path, parser: argparse.ArgumentParser) -> None:
-    """Ends the program now, not after half an hour, where the report cannot be written."""
+def options(prog: str, doc: str | None, optimizers: Iterable[str], out: Path, quick: str) -> OneLineParser:
+    """The options that every report has."""
+    parser = OneLineParser(prog=prog, description=(doc or "").splitlines()[0])
+    parser.add_argument("--optimizer", action="append", choices=list(optimizers), help="repeatable; default: all")
+    parser.add_argument("--repeats", type=positive, default=5, help="timed blocks a library (default 5)")
+    parser.add_argument("--out", type=Path, default=out, help="the Markdown report")
+    parser.add_argument("--quick", action="store_true", help=quick)
+    return parser
+
+
+def parsed(parser: OneLineParser, argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments; ends the program now, not after half an hour, where the report cannot be written."""
+    arguments = parser.parse_args(argv)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.open("a").close()
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.open("a").close()
     except OSError as problem:
-        parser.error(f"--out {out}: {problem.strerror}")
+        parser.error(f"--out {arguments.out}: {problem.strerror}")
+    return arguments
+
+
+def measured(jobs: Sequence[tuple[str, Callable[[Callable[[], None]], T]]], ticks: int) -> list[T]:
+    """What each job gives, under a bar of so many ticks; Ctrl-C keeps what was done."""
+    progress, results = Progress(ticks), []
+    try:
+        for label, job in jobs:
+            progress.say(label)
+            results.append(job(progress.tick))
+    except KeyboardInterrupt:
+        print(f"interrupted: {len(results)} of {len(jobs)} rows measured", file=sys.stderr)
+    finally:
+        progress.close()
+    return results
+
+
+def published(text: str, missed: int, rows: int, out: Path) -> None:
+    """The report, on the screen and in its file."""
+    out.write_text(text)
+    print(text)
+    print(f"{missed} of {rows} rows miss a target; report: {out}")
 
 
 class Progress:

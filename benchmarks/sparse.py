@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import importlib
 import shlex
 import statistics
@@ -29,16 +30,16 @@ import optax
 
 from adaptx import sparse
 from benchmarks.side_by_side import (
-    OneLineParser,
-    Progress,
     Run,
     Times,
     aligned,
     machine,
-    positive,
+    measured,
+    options,
+    parsed,
+    published,
     step_seconds,
     versions,
-    writable,
 )
 
 RATE = 0.01
@@ -241,6 +242,9 @@ class Flat(NamedTuple):
     def ratio(self) -> float:
         return max(self.seconds) / min(self.seconds)
 
+    def misses(self) -> list[str]:
+        return ["flat"] * (self.ratio > FLAT_TARGET)
+
 
 def measure_flat(sizes: Sequence[int], ids: int, rounds: int, tick: Callable[[], None]) -> Flat:
     tables = tuple(Table(rows, WIDTH, ids, "uniform") for rows in sizes)
@@ -296,7 +300,7 @@ def report(rows: Sequence[Row], flat: Flat | None, command: str, quick: bool) ->
     if flat is not None:
         steps = zip(flat.tables, flat.seconds, strict=True)
         sizes = ", ".join(f"{table.label}: {1e3 * seconds:.2f} ms" for table, seconds in steps)
-        verdict = "ok" if flat.ratio <= FLAT_TARGET else "MISS: flat"
+        verdict = "MISS: flat" if flat.misses() else "ok"
         what = f"adagrad, {flat.tables[0].ids} uniform ids: {sizes}"
         lines += [f"{what}; slowest to fastest {flat.ratio:.2f}: {verdict}", ""]
     return "\n".join([*lines, LEGEND])
@@ -306,57 +310,36 @@ def report(rows: Sequence[Row], flat: Flat | None, command: str, quick: bool) ->
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = OneLineParser(prog="python -m benchmarks.sparse", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--optimizer", action="append", choices=list(RIVALS), help="repeatable; default: all")
+    out, quick = Path("benchmarks/results/sparse.md"), "small tables, to see that it runs"
+    parser = options("python -m benchmarks.sparse", __doc__, RIVALS, out, quick)
     parser.add_argument("--ids", action="append", type=int, choices=IDS, help="ids of a step; repeatable; default: all")
-    parser.add_argument("--repeats", type=positive, default=5, help="timed blocks a library (default 5)")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/sparse.md"), help="the Markdown report")
-    parser.add_argument("--quick", action="store_true", help="small tables, to see that it runs")
-    arguments = parser.parse_args(argv)
-    writable(arguments.out, parser)
-    return arguments
+    return parsed(parser, argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     arguments = parse(argv)
-    rows_of = 10_000 if arguments.quick else ROWS
-    # Where there is no rival only the size of the targets is of interest.
-    jobs = [
-        (name, Table(rows_of, WIDTH, ids, kind))
-        for name in dict.fromkeys(arguments.optimizer or RIVALS)
-        for ids in dict.fromkeys(arguments.ids or IDS)
-        for kind in ("uniform", "zipf")
-        if RIVALS[name].optax is not None or (ids == TARGET_IDS and kind == "uniform")
-    ]
-    flat_wanted = "adagrad" in (arguments.optimizer or RIVALS) and TARGET_IDS in (arguments.ids or IDS)
     if arguments.quick:
         print(QUICK_NOTE)
-    progress = Progress((len(jobs) + flat_wanted) * arguments.repeats)
-    rows: list[Row] = []
-    flat, interrupted = None, False
-    try:
-        for name, table in jobs:
-            progress.say(f"{name} {table.label} {table.ids} {table.kind}")
-            rows.append(measure(name, table, arguments.repeats, progress.tick))
-        if flat_wanted:
-            progress.say("tables of several sizes")
-            sizes = (1000, 10_000) if arguments.quick else FLAT_ROWS
-            flat = measure_flat(sizes, TARGET_IDS, arguments.repeats, progress.tick)
-    except KeyboardInterrupt:
-        interrupted = True
-    finally:
-        progress.close()
-    if rows:
+    jobs: list[tuple[str, Callable[[Callable[[], None]], Row | Flat]]] = []
+    for name in dict.fromkeys(arguments.optimizer or RIVALS):
+        for ids in dict.fromkeys(arguments.ids or IDS):
+            for kind in ("uniform", "zipf"):
+                # Where there is no rival only the size of the targets is of interest.
+                if RIVALS[name].optax is not None or (ids == TARGET_IDS and kind == "uniform"):
+                    table = Table(10_000 if arguments.quick else ROWS, WIDTH, ids, kind)
+                    label = f"{name} {table.label} {ids} {kind}"
+                    jobs.append((label, functools.partial(measure, name, table, arguments.repeats)))
+    if "adagrad" in (arguments.optimizer or RIVALS) and TARGET_IDS in (arguments.ids or IDS):
+        sizes = (1000, 10_000) if arguments.quick else FLAT_ROWS
+        jobs.append(("several sizes", functools.partial(measure_flat, sizes, TARGET_IDS, arguments.repeats)))
+    results = measured(jobs, len(jobs) * arguments.repeats)
+    if results:
+        rows = [result for result in results if isinstance(result, Row)]
+        flat = next((result for result in results if isinstance(result, Flat)), None)
         text = report(rows, flat, shlex.join(["python", "-m", "benchmarks.sparse", *argv]), arguments.quick)
-        arguments.out.write_text(text)
-        print(text)
-        missed = sum(bool(row.misses()) for row in rows) + (flat is not None and flat.ratio > FLAT_TARGET)
-        print(f"{missed} of {len(rows) + (flat is not None)} rows miss a target; report: {arguments.out}")
-    if interrupted:
-        print(f"interrupted: {len(rows)} of {len(jobs)} rows measured", file=sys.stderr)
-        return 130
-    return 0
+        published(text, sum(bool(result.misses()) for result in results), len(results), arguments.out)
+    return 0 if len(results) == len(jobs) else 130
 
 
 if __name__ == "__main__":
