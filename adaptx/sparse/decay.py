@@ -16,15 +16,15 @@ from adaptx.core.descent import rate_at
 from adaptx.core.lift import expanded
 from adaptx.core.rounding import stochastic, wider
 from adaptx.core.rule import Params
-from adaptx.sparse.rows import UniqueIds, integers, is_rows, known, put, take
+from adaptx.sparse.rows import UniqueIds, column, flattened, integers, is_rows, known, matching_tables, put, take
 
 
 class ReadDecayState(NamedTuple):
     """An optimizer's state beside what its tables still owe.
 
-    A row owes prod(1 - learning_rate weight_decay) over the steps since it was last written; from a product of 1 on the
-    row is as good as 0. The logarithm of that
-    product from the first step on is one number, kept in two parts so that it loses nothing in long runs.
+    A row owes prod(1 - learning_rate weight_decay) over the steps since it was last written; a step with
+    learning_rate weight_decay >= 1 leaves as good as nothing. The logarithm of that product from the first step on is
+    one number, kept in two parts so that it loses nothing in long runs.
     """
 
     inner: Any
@@ -52,14 +52,9 @@ def decay_at_read(
             raise ValueError("decay_at_read: update needs params; call update(grads, state, params, ...) with it")
         if not isinstance(state, ReadDecayState):
             raise TypeError(f"decay_at_read: the state must be the ReadDecayState of init, got {type(state).__name__}")
-        gs, treedef = jax.tree.flatten(updates, is_leaf=lambda g: g is None or is_rows(g))
-        numbers = treedef.unflatten(range(len(gs)))
-        stored = aligned("decay_at_read", numbers, params, "parameters")
+        gs, treedef, numbers = flattened(updates)
+        stored = matching_tables("decay_at_read", gs, numbers, params)
         paid = aligned("decay_at_read", numbers, state.paid, "state field `paid`")
-        for g, x, path in zip(gs, stored, paths(numbers), strict=True):
-            if is_rows(g) and g.shape != x.shape:
-                found = f"is of a table of shape {g.shape}, its parameter has {x.shape}"
-                raise ValueError(f"decay_at_read: the gradient at {path} {found}")
         gs = [g.coalesce() if is_rows(g) else g for g in gs]
 
         def as_read(g: Any, x: Any, p: Any) -> Any:
@@ -157,7 +152,7 @@ def flush(params: Any, state: Any, seed: int | None = None) -> tuple[Any, Any]:
             new.append(x)
             continue
         decay, paid = debts[path]
-        _check_rows("flush", path, x, paid)
+        _check_table("flush", path, x, paid)
         left = x * _factor(decay, paid, x)
         if seed is not None and x.dtype == jnp.bfloat16:
             left = stochastic(left.astype(jnp.float32), x.dtype, jax.random.fold_in(jax.random.key(seed), number))
@@ -187,7 +182,7 @@ def _factor(decay: Array, paid: Array, rows: Array) -> Array:
     """What is left of rows that were written at `paid`; shaped to multiply with them."""
     owed = jnp.broadcast_to(decay, paid.shape) - paid
     left = jnp.exp(owed[..., 0] + owed[..., 1])
-    return left.reshape(*left.shape, *[1] * (rows.ndim - left.ndim)).astype(wider(jnp.float32, rows.real.dtype))
+    return column(left, rows).astype(wider(jnp.float32, rows.real.dtype))
 
 
 def _added(total: Array, step: Array) -> Array:
@@ -234,12 +229,12 @@ def _owed(name: str, tables: list[Any], debts: dict[str, tuple[Array, Any]]) -> 
                 f"{name}: the table at {path or 'the root'} {found}; give it by its path in the parameters"
             )
         decay, paid = debts[ends[0]] if ends else (None, None)
-        _check_rows(name, path, x, paid)
+        _check_table(name, path, x, paid)
         owed.append(None if paid is None else (decay, paid))
     return owed
 
 
-def _check_rows(name: str, path: str, x: Any, paid: Any) -> None:
+def _check_table(name: str, path: str, x: Any, paid: Any) -> None:
     if not getattr(x, "ndim", 0):
         raise ValueError(f"{name}: the table at {path or 'the root'} has no rows")
     if paid is not None and paid.shape[0] != x.shape[0]:

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from adaptx.sparse.decay import following, read
-from adaptx.sparse.rows import RowSparse, UniqueIds, check_num_rows, distinct, integers, known
+from adaptx.sparse.rows import RowSparse, UniqueIds, check_num_rows, column, distinct, integers, known
 
 
 def unique_ids(ids: Any, num_rows: int, capacity: int | None = None) -> UniqueIds:
@@ -35,9 +35,9 @@ def unique_ids(ids: Any, num_rows: int, capacity: int | None = None) -> UniqueId
             that found no room are NaN.
     """
     ids = integers(ids, "unique_ids")
-    check_num_rows("unique_ids", num_rows, max(ids.size, capacity or 0) if isinstance(capacity, int | None) else 0)
     if capacity is not None and not (isinstance(capacity, int | np.integer) and capacity >= 1):
         raise ValueError(f"unique_ids: capacity must be an int of at least 1, got {capacity!r}")
+    check_num_rows("unique_ids", num_rows, max(ids.size, capacity or 0))
     return _on_device(ids, num_rows, capacity) if isinstance(ids, Array) else _on_host(ids, num_rows, capacity)
 
 
@@ -107,8 +107,7 @@ def _spread(rows: Array, ids: Any) -> Array:
         return rows
     inverse = jnp.asarray(ids.inverse)
     spread = rows.at[inverse].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-    padding = (inverse < 0).reshape(*inverse.shape, *[1] * (rows.ndim - 1))
-    return jnp.where(padding, jnp.zeros_like(spread), spread)
+    return jnp.where(column(inverse < 0, spread), jnp.zeros_like(spread), spread)
 
 
 def _on_host(ids: np.ndarray, num_rows: int, capacity: int | None) -> UniqueIds:

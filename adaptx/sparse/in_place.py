@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 # What may have a table's shape in a program that writes rows in place; the CPU may write them in a loop.
 _ALLOWED = {
     "parameter", "scatter", "dynamic-update-slice", "get-tuple-element", "tuple", "while", "call", "conditional",
-    "bitcast", "optimization-barrier", "all-gather-done", "opt-barrier",
+    "bitcast", "opt-barrier",
 }  # fmt: skip
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = (\(.*?\)|\S+?)(?:\{[^ ]*\})? ([\w-]+)\((.*)$")
 _DONATE = "donate it, by jax.jit(step, donate_argnums=...), and return it in its place"
@@ -31,8 +31,8 @@ def check_in_place(step: Any, *args: Any, **kwargs: Any) -> list[str]:
     """Compiles a jitted step and looks whether its tables are updated in place; nothing is run.
 
     Looked at are the arguments that are written by rows, and all of their shape. A table, and every state array of its
-    shape, must be donated and returned in its own place, or XLA copies it, which
-    costs more than a dense step does. The arithmetic is the same either way, so only the compiled program shows it.
+    shape, must be donated and returned in its own place, or XLA copies it, which costs more than a dense step does. The
+    arithmetic is the same either way, so only the compiled program shows it.
 
         step = jax.jit(step, donate_argnums=(0, 1))  # step(params, state, batch) -> (params, state, ...)
         sparse.check_in_place(step, params, state, batch)

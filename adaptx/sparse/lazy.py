@@ -12,7 +12,7 @@ import optax.contrib
 from adaptx.core import checks
 from adaptx.core.lift import initialised
 from adaptx.core.registry import OPTIMIZERS
-from adaptx.sparse.rows import is_rows, put, take
+from adaptx.sparse.rows import flattened, is_rows, matching_tables, put, take
 
 # Transformations that mix rows, or keep something of a row for later, though their state has the table's shape.
 _KEEPS = "keeps a row's gradient until the row is used again; join gradients by RowSparse.concat"
@@ -64,7 +64,7 @@ def lazy_rows(inner: optax.GradientTransformation, *, on_dense: str = "inner") -
         return tx.init(params)
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
-        leaves, treedef = jax.tree.flatten(updates, is_leaf=lambda g: g is None or is_rows(g))
+        leaves, treedef, numbers = flattened(updates)
         rows = {i: g.coalesce() for i, g in enumerate(leaves) if is_rows(g)}
         passed = {i for i, g in enumerate(leaves) if i not in rows and g is not None} if on_dense == "pass" else set()
 
@@ -76,12 +76,7 @@ def lazy_rows(inner: optax.GradientTransformation, *, on_dense: str = "inner") -
 
         xs = None
         if params is not None:
-            found = checks.aligned("lazy_rows", treedef.unflatten(range(len(leaves))), params, "parameters")
-            for i, g in rows.items():
-                if found[i].shape != g.shape:
-                    path = checks.paths(treedef.unflatten(range(len(leaves))))[i]
-                    found_shape = f"is of a table of shape {g.shape}, its parameter has {found[i].shape}"
-                    raise ValueError(f"lazy_rows: the gradient at {path} {found_shape}")
+            found = matching_tables("lazy_rows", leaves, numbers, params)
             xs = treedef.unflatten([_values(compact(i, x)) for i, x in enumerate(found)])
         try:
             owners = _owners(tx, state, treedef)
@@ -93,9 +88,8 @@ def lazy_rows(inner: optax.GradientTransformation, *, on_dense: str = "inner") -
         whole, statedef = jax.tree.flatten(state)
         for i, a in zip(owners, whole, strict=True):
             if i in rows and a.shape[:1] != rows[i].shape[:1]:
-                path = checks.paths(treedef.unflatten(range(len(leaves))))[i]
-                found_rows = f"has {rows[i].num_rows} rows, the state {a.shape[0]}"
-                raise ValueError(f"lazy_rows: the table of the gradient at {path} {found_rows}")
+                found = f"has {rows[i].num_rows} rows, the state {a.shape[0]}"
+                raise ValueError(f"lazy_rows: the table of the gradient at {checks.paths(numbers)[i]} {found}")
         us, new = tx.update(gs, statedef.unflatten(map(compact, owners, whole)), xs, **extra)
 
         def restored(i: int, old: Any, part: Any) -> Any:

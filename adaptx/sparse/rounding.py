@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from adaptx.core.checks import aligned, paths
+from adaptx.core.checks import paths
 from adaptx.core.rounding import stochastic
-from adaptx.sparse.rows import is_rows, take
+from adaptx.sparse.rows import flattened, is_rows, matching_tables, take
 
 
 def stochastically_rounded(tx: optax.GradientTransformationExtraArgs, seed: int) -> Any:
@@ -26,12 +26,11 @@ def stochastically_rounded(tx: optax.GradientTransformationExtraArgs, seed: int)
         if params is None:
             raise ValueError("stochastic rounding: update needs params; call update(grads, state, params) with it")
         updates, state = tx.update(updates, state, params, **extra)
-        us, treedef = jax.tree.flatten(updates, is_leaf=lambda u: u is None or is_rows(u))
-        numbers = treedef.unflatten(range(len(us)))
+        us, treedef, numbers = flattened(updates)
         key = jax.random.fold_in(jax.random.key(seed), optax.tree_utils.tree_get(state, "count"))
         new = [
             _rounded(u, x, jax.random.fold_in(key, zlib.crc32(path.encode())))
-            for u, x, path in zip(us, aligned("rounding", numbers, params, "parameters"), paths(numbers), strict=True)
+            for u, x, path in zip(us, matching_tables("rounding", us, numbers, params), paths(numbers), strict=True)
         ]
         return treedef.unflatten(new), state
 

@@ -12,6 +12,7 @@ from jax import Array
 from adaptx.core.moments import Clock, Decay, abs_sq, debias, divide, ema, safe_sqrt
 from adaptx.core.rule import Params, Rule, Slot, filled, zeros
 from adaptx.optimizers.trust_ratio.lamb import trust_ratio
+from adaptx.sparse.rows import column
 
 
 class RowwiseAdaGradState(NamedTuple):
@@ -48,11 +49,6 @@ def per_row(value: Any, dtype: Any = None) -> Slot:
 def row_mean(a: Array) -> Array:
     """The mean over each row, of shape (rows,)."""
     return jnp.sum(a, tuple(range(1, a.ndim))) / max(math.prod(a.shape[1:]), 1)
-
-
-def column(v: Array, like: Array) -> Array:
-    """A number for each row, shaped to meet the rows."""
-    return v.reshape(*v.shape, *[1] * (like.ndim - v.ndim))
 
 
 def rowwise_adagrad_rule(initial_accumulator: Any, eps: Any, eps_root: Any, l2: Any, max_norm: Any) -> Rule:

@@ -10,10 +10,12 @@ import numpy as np
 from jax import Array
 from jax.sharding import PartitionSpec
 
+from adaptx.core.checks import aligned, paths
 from adaptx.core.rounding import wider
 
 _INT32 = 2**31 - 1
 _MARK = np.uint32(0x726F7773)  # in the second word of each index: it was put there on purpose
+_HINTS: Any = {"wrap_negative_indices": False}  # `known` has left none
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -110,14 +112,12 @@ class RowSparse:
             indices = jnp.full(n, self.num_rows, jnp.int32).at[rank].set(ordered, indices_are_sorted=True)
         kept = indices < self.num_rows
         indices = jnp.where(kept, indices, self.num_rows + places)
-        values = jnp.where(kept.reshape(n, *[1] * (values.ndim - 1)), values, jnp.zeros_like(values))
+        values = jnp.where(column(kept, values), values, jnp.zeros_like(values))
         return object.__new__(RowSparse)._set(indices, values, self.num_rows, True)
 
     def todense(self) -> Array:
         """The table's gradient as one array, in the values' dtype."""
-        rows = self.coalesce()
-        dense = jnp.zeros(rows.shape, rows.dtype).at[rows.indices].add(rows.values, mode="drop", unique_indices=True)
-        return dense.astype(self.dtype)
+        return (jnp.zeros(self.shape, wider(jnp.float32, self.dtype)) + self).astype(self.dtype)
 
     @classmethod
     def concat(cls, *parts: RowSparse) -> RowSparse:
@@ -242,20 +242,36 @@ def put(table: Array, indices: Array, rows: Array) -> Array:
     return table.at[indices].set(rows, mode="drop", unique_indices=True, **_HINTS, **_lies(table))
 
 
-_HINTS: Any = {"wrap_negative_indices": False}  # `known` has left none
-
-
 def _lies(table: Array, indices: Any = None) -> dict[str, Any]:
     """On a mesh of explicit axes, where the result of an indexed operation lies: as the table does, or, for a look-up,
     as the indices and the table's rows do. Elsewhere nothing need be said."""
-    spec = tuple(jax.typeof(table).sharding.spec)
-    if not any(spec):
-        return {}
-    return {
-        "out_sharding": PartitionSpec(*(spec if indices is None else (*jax.typeof(indices).sharding.spec, *spec[1:])))
-    }
+    rows, *row = spec = jax.typeof(table).sharding.spec
+    looked_up = (rows,) if indices is None else jax.typeof(indices).sharding.spec
+    return {"out_sharding": PartitionSpec(*looked_up, *row)} if any(spec) else {}
+
+
+def column(v: Array, like: Array) -> Array:
+    """A number for each row (or for each place where one is named), shaped to meet the rows."""
+    return v.reshape(*v.shape, *[1] * (like.ndim - v.ndim))
 
 
 def is_rows(x: Any) -> bool:
     """A leaf that is a RowSparse."""
     return isinstance(x, RowSparse)
+
+
+def flattened(updates: Any) -> tuple[list[Any], Any, Any]:
+    """Leaves, which may be None or RowSparse; their structure; and a tree with the number of each in its place."""
+    leaves, treedef = jax.tree.flatten(updates, is_leaf=lambda g: g is None or is_rows(g))
+    return leaves, treedef, treedef.unflatten(range(len(leaves)))
+
+
+def matching_tables(name: str, leaves: list[Any], numbers: Any, params: Any) -> list[Any]:
+    """The parameter of each leaf; a RowSparse is of its shape."""
+    found = aligned(name, numbers, params, "parameters")
+    for g, x, path in zip(leaves, found, paths(numbers), strict=True):
+        if is_rows(g) and g.shape != x.shape:
+            raise ValueError(
+                f"{name}: the gradient at {path} is of a table of shape {g.shape}, its parameter has {x.shape}"
+            )
+    return found
