@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 from jax import Array
 
+from adaptx.core.moments import Clock
+
 
 class Descent(NamedTuple):
     """x <- x - learning_rate scale(u + weight_decay x); the decay is decoupled and applies where the mask is True."""
@@ -14,17 +16,16 @@ class Descent(NamedTuple):
     mask: Any = None
     scale: Callable[[Array, Array], Array] | None = None
 
-    def apply(self, u: Array, x: Any, learning_rate: Array, weight_decay: Array | None) -> Array:
-        """The update of one array; both rates are 0-d, the decay None on masked leaves."""
-        if weight_decay is not None:
-            u = u + weight_decay * x
-        if self.scale is not None:
-            u = self.scale(u, x)
-        return -learning_rate * u
-
     def rates(self, count: Array) -> tuple[Any, Any]:
         """The learning rate and the weight decay after `count` steps."""
         return rate_at(self.learning_rate, count), rate_at(self.weight_decay, count)
+
+
+def descend(u: Array, x: Any, t: Clock, scale: Callable[[Array, Array], Array] | None = None) -> Array:
+    """The update of one array; t has both rates, 0-d, the decay None on masked leaves."""
+    if t.weight_decay is not None:
+        u = u + t.weight_decay * x
+    return -t.learning_rate * (u if scale is None else scale(u, x))
 
 
 def rate_at(rate: Any, count: Array) -> Any:

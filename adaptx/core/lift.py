@@ -16,7 +16,7 @@ import optax
 from jax import Array
 
 from adaptx.core import checks
-from adaptx.core.descent import Descent
+from adaptx.core.descent import Descent, descend
 from adaptx.core.moments import Clock, tree_sum
 from adaptx.core.rounding import bounded, largest_sum, raised, real, rounded, wider
 from adaptx.core.rule import Like, Rule
@@ -80,7 +80,7 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
             g = g + lost
         u, s = rule.step(g, s, x, t)
         if then is not None and not owns_rate:
-            u = then.apply(u, x, t.learning_rate, t.weight_decay)
+            u = descend(u, x, t, then.scale)
         return rounded(u, emitted), leave(s, slots)
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from adaptx.core.descent import descend
 from adaptx.core.moments import Clock, Decay, abs_sq, debias, divide, ema, safe_sqrt
 from adaptx.core.rule import Params, Rule, Slot, filled, zeros
 from adaptx.optimizers.trust_ratio.lamb import trust_ratio
@@ -60,7 +61,7 @@ def rowwise_adagrad_rule(initial_accumulator: Any, eps: Any, eps_root: Any, l2: 
         v = s.nu + row_mean(abs_sq(g))
         u = divide(g, column(safe_sqrt(v + eps_root), g), eps)
         if max_norm is not None:
-            new = x - t.learning_rate * (u if t.weight_decay is None else u + t.weight_decay * x)
+            new = x + descend(u, x, t)
             size = column(safe_sqrt(row_mean(abs_sq(new)) * max(math.prod(x.shape[1:]), 1)), new)
             u = jnp.where(size > max_norm, max_norm / jnp.where(size > max_norm, size, 1), 1) * new - x
         return u, s._replace(nu=v)

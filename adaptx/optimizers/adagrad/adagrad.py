@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from adaptx.core.descent import Descent, rate_at
+from adaptx.core.descent import Descent, descend, rate_at
 from adaptx.core.lift import lift
 from adaptx.core.moments import Clock, Decay, abs_sq, divide, heavy_ball, safe_sqrt
 from adaptx.core.registry import Paper, checked, optimizer
@@ -41,7 +41,7 @@ def adagrad_rule(
 
     def _proximal(u: Array, root: Array, x: Array, t: Clock) -> Array:
         """The step and the shrinkage as one update: exactly -x where the parameter ends within the threshold."""
-        step = -t.learning_rate * (u if t.weight_decay is None else u + t.weight_decay * x)
+        step = descend(u, x, t)
         threshold = t.learning_rate * divide(l1, root, eps)
         return jnp.where(jnp.abs(x + step) <= threshold, -x, step - jnp.sign(x + step) * threshold)
 
