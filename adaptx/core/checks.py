@@ -143,7 +143,7 @@ def expanded_mask(name: str, mask: Any, grads: Any) -> list[bool]:
     if found:
         what = f"{name}: mask must be a tree of bools that is a prefix of the parameters' tree"
         raise ValueError(f"{what}; {', '.join(found[:3])}")
-    return [g is None or bool(said[covers[q]]) for q, g in asked if g is None or not idle(g)]
+    return [g is None or bool(said[covers[q]]) for q, g in tree_flatten_with_path(grads, is_leaf=is_none)[0]]
 
 
 def require(name: str, needs: Any, given: dict[str, Any]) -> None:

@@ -263,3 +263,12 @@ def test_a_mask_beside_an_empty_container(mask: Any) -> None:
     tx = adaptx.adamw(0.1, mask=mask)
     updates, _ = tx.update(params, tx.init(params), params)
     assert updates["w"].shape == (2, 2)
+
+
+@pytest.mark.parametrize("params", [([None], jnp.ones(2)), {"a": {"b": None, "c": [None, ()]}, "w": jnp.ones(2)}])
+@pytest.mark.parametrize("masked", [True, False])
+def test_containers_of_nothing_but_none_keep_the_order_of_the_leaves(params: Any, masked: bool) -> None:
+    """The last leaf is the only one, whatever empty places stand before it."""
+    tx = adaptx.adamw(0.1, weight_decay=0.5, mask=jax.tree.map(lambda x: masked, params))
+    (u,) = jax.tree.leaves(tx.update(params, tx.init(params), params)[0])
+    np.testing.assert_allclose(u, -0.1 * (1 + 0.5 * masked), rtol=1e-6)
