@@ -35,20 +35,19 @@ def check_inexact(name: str, what: str, tree: Any) -> None:
             )
 
 
-def aligned(name: str, grads: Any, other: Any, what: str) -> list[Any]:
-    """What `other` (parameters, a state field) has at each gradient leaf; whole subtrees only under a None."""
-    treedef = jax.tree.structure(grads, is_leaf=is_none)
+def aligned(name: str, tree: Any, other: Any, what: str, whose: str = "gradients") -> list[Any]:
+    """What `other` (parameters, a state field) has at each leaf of `tree` (the gradients); whole subtrees only under a
+    None, or where `tree` is a prefix."""
+    treedef = jax.tree.structure(tree, is_leaf=is_none)
     try:
         return treedef.flatten_up_to(other)
     except (ValueError, TypeError, KeyError):
-        ours, theirs = paths(grads), paths(other)
-        missing = [p for p in theirs if p not in ours]
-        extra = [p for p in ours if p not in theirs]
-        found = "; ".join(
-            [f"only the gradients have {', '.join(extra[:3])}"] * bool(extra)
-            + [f"only the {what} have {', '.join(missing[:3])}"] * bool(missing)
-        )
-        raise ValueError(f"{name}: gradients and {what} differ as trees: {found or 'the containers differ'}") from None
+        ours, theirs = paths(tree), paths(other)
+        extra = [p for p in ours if not any(q.startswith(p) for q in theirs)]
+        missing = [q for q in theirs if not any(q.startswith(p) for p in ours)]
+        found = [f"{', '.join(at[:3])} only in the {of}" for at, of in ((extra, whose), (missing, what)) if at]
+        text = "; ".join(found) or "the containers differ"
+        raise ValueError(f"{name}: {whose} and {what} differ as trees: {text}") from None
 
 
 def array(x: Any) -> Any:
@@ -124,26 +123,26 @@ def is_flag(m: Any) -> bool:
     return isinstance(m, bool) or (getattr(m, "dtype", None) == np.bool_ and not m.ndim)
 
 
-def expanded_mask(name: str, mask: Any, grads: Any) -> list[bool]:
-    """A prefix tree of bools as one bool for each gradient leaf; where there is no gradient it may say anything."""
-    said: Any = dict(tree_flatten_with_path(mask, is_leaf=is_none)[0])
-    idle = lambda g: not jax.tree.leaves(g)  # None, or a container of nothing
-    asked = tree_flatten_with_path(grads, is_leaf=idle)[0]
-    above = lambda q: next((q[:k] for k in range(len(q) + 1) if q[:k] in said), None)
-    covers = {q: above(q) for q, _ in asked}
-    used = {*covers.values()}
-    live = dict.fromkeys(covers[q] for q, g in asked if not idle(g))
-    named = lambda p: keystr(p) or "the root"
-    found = [f"at {named(p)} it is {shown(said[p])}" for p in live if p is not None and not is_flag(said[p])]
-    traced = any(isinstance(said[p], Tracer) for p in live if p is not None)
-    found += ["a traced bool must be known when the step is compiled"] * traced
-    spare = lambda p: p in used or any(idle(g) and p[: len(q)] == q for q, g in asked)
-    found += [f"there is no {named(p)}" for p in said if not spare(p)]
-    found += [f"it says nothing of {named(q)}" for q, g in asked if not idle(g) and covers[q] is None]
-    if found:
-        what = f"{name}: mask must be a tree of bools that is a prefix of the parameters' tree"
-        raise ValueError(f"{what}; {', '.join(found[:3])}")
-    return [g is None or bool(said[covers[q]]) for q, g in tree_flatten_with_path(grads, is_leaf=is_none)[0]]
+def expanded_mask(name: str, mask: Any, params: Any, grads: Any) -> list[bool]:
+    """A mask (None, a prefix tree of bools, a function of the parameters) as one bool for each gradient leaf."""
+    gs = jax.tree.leaves(grads, is_leaf=is_none)
+    if mask is None:
+        return [True] * len(gs)
+    if callable(mask) and jax.tree.leaves(mask) == [mask]:  # a module whose leaves are bools is callable too
+        mask = mask(params)
+    flags, prefix = jax.tree.flatten(mask, is_leaf=is_none)
+    parts = aligned(name, mask, params, "parameters", "mask")
+    spread = [jax.tree.map(lambda _, m=m: m, part, is_leaf=is_none) for m, part in zip(flags, parts, strict=True)]
+    said = aligned(name, grads, prefix.unflatten(spread), "mask")
+    said = [g is None or m for g, m in zip(gs, said, strict=True)]  # without a gradient it may say anything
+    if not all(map(is_flag, said)):
+        wrong = [f"{shown(m)} at {path}" for m, path in zip(said, paths(grads), strict=True) if not is_flag(m)]
+        raise ValueError(
+            f"{name}: mask must be a tree of bools, a prefix of the parameters', not {', '.join(wrong[:3])}"
+        )
+    if any(isinstance(m, Tracer) for m in said):
+        raise ValueError(f"{name}: mask must be known when the step is compiled; it has traced bools")
+    return list(map(bool, said))
 
 
 def require(name: str, needs: Any, given: dict[str, Any]) -> None:

@@ -97,7 +97,7 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
         count = jax.lax.add(jax.lax.min(state.count, np.int32(2**31 - 2)), np.int32(1))  # saturates
         rates = then.rates(state.count) if then else (None, None)
         needs = {need: extra[need] for need in extras}
-        decayed = expanded(name, then.mask if then else None, params, grads)
+        decayed = checks.expanded_mask(name, then.mask if then else None, params, grads)
         working = {i: wider(jnp.float32, gs[i].dtype, *_dtypes([xs[i], slots[i]])) for i in live}
         biases = functools.cache(lambda dtype: [b.bias(count.astype(dtype)) for b in rule.decays])
 
@@ -163,12 +163,6 @@ def _first_scalar(first: Any, leaves: list[Any]) -> Array:
     if isinstance(value, Array) and not _is_number(value):
         return value
     return jnp.asarray(value, real(wider(jnp.float32, *(jnp.result_type(x) for x in leaves))))
-
-
-def expanded(name: str, mask: Any, params: Any, grads: Any) -> list[bool]:
-    """A mask, a prefix tree of bools or a function of the parameters, as one bool for each gradient leaf."""
-    function = callable(mask) and jax.tree.leaves(mask) == [mask]  # a module whose leaves are bools is callable too
-    return checks.expanded_mask(name, mask(params) if function else True if mask is None else mask, grads)
 
 
 def _folded(scalars: dict[str, Any], grads: Any) -> Any:

@@ -136,12 +136,10 @@ def _check(name: str, argument: str, value: Any) -> None:
         return
     if argument == "mask":
         ok = all(map(is_flag, jax.tree.leaves(value)))
+    elif meaning.choices:
+        ok = isinstance(value, str) and value in meaning.choices
     elif meaning.test is None:
-        ok = (
-            isinstance(value, str) and value in meaning.choices
-            if meaning.choices
-            else isinstance(value, bool | np.bool_)
-        )
+        ok = isinstance(value, bool | np.bool_)
     elif meaning.static:
         ok = isinstance(value, int | np.integer) and not isinstance(value, bool) and meaning.test(value)
     else:

@@ -11,9 +11,8 @@ import optax
 from jax import Array
 from jax.tree_util import keystr, tree_flatten_with_path
 
-from adaptx.core.checks import aligned, is_none, paths
+from adaptx.core.checks import aligned, expanded_mask, is_none, paths
 from adaptx.core.descent import rate_at
-from adaptx.core.lift import expanded
 from adaptx.core.rounding import stochastic, wider
 from adaptx.core.rule import Params
 from adaptx.sparse.rows import UniqueIds, column, flattened, integers, is_rows, known, matching_tables, put, take
@@ -38,13 +37,14 @@ def decay_at_read(
     """`tx`, which decays the rows that it steps on by itself; the others owe, until `read` or `flush`."""
 
     def init(params: Any) -> ReadDecayState:
-        leaves, treedef = jax.tree.flatten(params)
-        on = expanded("decay_at_read", mask, params, params)
+        leaves, treedef = jax.tree.flatten(params, is_leaf=is_none)
+        on = expanded_mask("decay_at_read", mask, params, params)
         # From the sum of each row, so that what is owed lies on the devices that its rows lie on.
         blank = lambda x: jnp.stack([jnp.zeros_like(jnp.sum(x, range(1, x.ndim)), jnp.float32)] * 2, -1)
         abstract = any(isinstance(x, jax.ShapeDtypeStruct) for x in leaves)
         make = (lambda x: jax.eval_shape(blank, x)) if abstract else blank
-        paid = treedef.unflatten([make(x) if decayed else None for x, decayed in zip(leaves, on, strict=True)])
+        owes = [decayed and x is not None for x, decayed in zip(leaves, on, strict=True)]
+        paid = treedef.unflatten([make(x) if owed else None for x, owed in zip(leaves, owes, strict=True)])
         return ReadDecayState(tx.init(params), jax.eval_shape(_none_yet) if abstract else _none_yet(), paid)
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, ReadDecayState]:

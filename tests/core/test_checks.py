@@ -82,18 +82,18 @@ MESSAGES: dict[str, tuple[Any, type[Exception], str]] = {
     "a gradient too many": (
         lambda: _update(BARE, {**X, "extra": X["b"]}, X),
         ValueError,
-        "bare: gradients and parameters differ as trees: only the gradients have ['extra']",
+        "bare: gradients and parameters differ as trees: ['extra'] only in the gradients",
     ),
     "a gradient too few, against the state": (
         lambda: _update(FULL, {"b": X["b"]}),
         ValueError,
-        "full: gradients and state fields `mu` differ as trees: only the state fields `mu` have ['w']",
+        "full: gradients and state fields `mu` differ as trees: ['w'] only in the state fields `mu`",
     ),
     "four leaves on each side": (
         lambda: _update(BARE, dict.fromkeys("abcd", X["b"]), dict.fromkeys("wxyz", X["b"])),
         ValueError,
-        "bare: gradients and parameters differ as trees: only the gradients have ['a'], ['b'], ['c']; "
-        "only the parameters have ['w'], ['x'], ['y']",
+        "bare: gradients and parameters differ as trees: ['a'], ['b'], ['c'] only in the gradients; "
+        "['w'], ['x'], ['y'] only in the parameters",
     ),
     "a list for a tuple": (
         lambda: _update(BARE, [X["b"]], (X["b"],)),
@@ -119,41 +119,40 @@ MESSAGES: dict[str, tuple[Any, type[Exception], str]] = {
     "a mask with a leaf too many": (
         lambda: _masked({"b": True, "w": True, "extra": True}),
         ValueError,
-        "sgd: mask must be a tree of bools that is a prefix of the parameters' tree; there is no ['extra']",
+        "sgd: mask and parameters differ as trees: ['extra'] only in the mask",
     ),
     "a mask with a leaf too few": (
         lambda: _masked({"b": True}),
         ValueError,
-        "sgd: mask must be a tree of bools that is a prefix of the parameters' tree; it says nothing of ['w']",
+        "sgd: mask and parameters differ as trees: ['w'] only in the parameters",
     ),
     "a mask function without return": (
         lambda: _masked(lambda params: None),
         ValueError,
-        "sgd: mask must be a tree of bools that is a prefix of the parameters' tree; at the root it is None",
+        "sgd: mask must be a tree of bools, a prefix of the parameters', not None at ['b'], None at ['w']",
     ),
     "a mask with a None": (
         lambda: _masked({"b": True, "w": None}),
         ValueError,
-        "sgd: mask must be a tree of bools that is a prefix of the parameters' tree; at ['w'] it is None",
+        "sgd: mask must be a tree of bools, a prefix of the parameters', not None at ['w']",
     ),
     "a mask of arrays": (
         lambda: _masked(X),
         ValueError,
-        "sgd: mask must be a tree of bools that is a prefix of the parameters' tree; at ['b'] it is float32[2], "
-        "at ['w'] it is float32[3, 2]",
+        "sgd: mask must be a tree of bools, a prefix of the parameters', not float32[2] at ['b'], "
+        "float32[3, 2] at ['w']",
     ),
     "a traced mask": (
         lambda: jax.jit(lambda on: _masked({"b": on, "w": True}))(True),
         ValueError,
-        "sgd: mask must be a tree of bools that is a prefix of the parameters' tree; a traced bool must be known when "
-        "the step is compiled",
+        "sgd: mask must be known when the step is compiled; it has traced bools",
     ),
     "a mask that begins like another leaf": (
         lambda: lift("sgd", Rule(State=Bare, step=STEP, slots={}), Descent(1.0, 1.0, Pair(w=True))).update(
             Pair(jnp.ones(1), jnp.ones(1)), BARE.init({}), Pair(jnp.ones(1), jnp.ones(1))
         ),
         ValueError,
-        "sgd: mask must be a tree of bools that is a prefix of the parameters' tree; at .wb it is None",
+        "sgd: mask must be a tree of bools, a prefix of the parameters', not None at .wb",
     ),
     "a count that is no number": (
         lambda: FULL.update(X, FULL.init(X)._replace(count=jnp.array([0, 9]))),
@@ -257,7 +256,7 @@ def test_a_mask_of_the_parameters_may_say_nothing_of_what_is_none() -> None:
     assert updates["c"] is None
 
 
-@pytest.mark.parametrize("mask", [{"a": True, "w": True}, {"a": {}, "w": True}, True, {"w": True}])
+@pytest.mark.parametrize("mask", [{"a": True, "w": True}, {"a": {}, "w": True}, True])
 def test_a_mask_beside_an_empty_container(mask: Any) -> None:
     params = {"a": {}, "w": jnp.ones((2, 2))}
     tx = adaptx.adamw(0.1, mask=mask)

@@ -243,3 +243,15 @@ def test_another_state_or_table() -> None:
     one = sparse.adagrad(0.1, weight_decay=0.5, decay_at="read")
     with pytest.raises(ValueError, match=r"of a table of shape \(12, 3\), its parameter has \(11, 3\)"):
         one.update(sparse.RowSparse([1], jnp.ones((1, WIDTH)), ROWS + 1), one.init(table()), table())
+
+
+@pytest.mark.parametrize("mask", [None, lambda params: jax.tree.map(lambda x: True, params)])
+def test_a_place_without_parameter_owes_nothing(mask: Any) -> None:
+    tx = sparse.adam(0.1, weight_decay=0.1, mask=mask, decay_at="read")
+    params = {"a": None, "b": table()}
+    state = tx.init(params)
+    assert state.paid["a"] is None
+    g = {"a": None, "b": sparse.RowSparse([0], jnp.ones((1, WIDTH)), ROWS)}
+    u, _ = tx.update(g, state, params)
+    assert u["a"] is None
+    assert u["b"].values.shape == (1, WIDTH)

@@ -155,7 +155,7 @@ def _check_mask(name: str, make: Callable[[Any], Any]) -> None:
         lambda p: "b",
     ):
         call = lambda mask=mask: make(mask).update(params, make(mask).init(params), params)
-        fails(f"{name}(mask={mask!r})", call, ValueError, f"{name}: mask must be")
+        fails(f"{name}(mask={mask!r})", call, ValueError, f"{name}: mask ")
     make({"b": True, "s": np.bool_(False), "w": False}).init(params)
 
 
