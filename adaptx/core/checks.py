@@ -123,7 +123,7 @@ def is_flag(m: Any) -> bool:
     return isinstance(m, bool) or (getattr(m, "dtype", None) == np.bool_ and not m.ndim)
 
 
-def expanded_mask(name: str, mask: Any, params: Any, grads: Any) -> list[bool]:
+def expanded_mask(name: str, mask: Any, params: Any, grads: Any, what: str = "mask") -> list[bool]:
     """A mask (None, a prefix tree of bools, a function of the parameters) as one bool for each gradient leaf."""
     gs = jax.tree.leaves(grads, is_leaf=is_none)
     if mask is None:
@@ -131,17 +131,17 @@ def expanded_mask(name: str, mask: Any, params: Any, grads: Any) -> list[bool]:
     if callable(mask) and jax.tree.leaves(mask) == [mask]:  # a module whose leaves are bools is callable too
         mask = mask(params)
     flags, prefix = jax.tree.flatten(mask, is_leaf=is_none)
-    parts = aligned(name, mask, params, "parameters", "mask")
+    parts = aligned(name, mask, params, "parameters", what)
     spread = [jax.tree.map(lambda _, m=m: m, part, is_leaf=is_none) for m, part in zip(flags, parts, strict=True)]
-    said = aligned(name, grads, prefix.unflatten(spread), "mask")
+    said = aligned(name, grads, prefix.unflatten(spread), what)
     said = [g is None or m for g, m in zip(gs, said, strict=True)]  # without a gradient it may say anything
     if not all(map(is_flag, said)):
         wrong = [f"{shown(m)} at {path}" for m, path in zip(said, paths(grads), strict=True) if not is_flag(m)]
         raise ValueError(
-            f"{name}: mask must be a tree of bools, a prefix of the parameters', not {', '.join(wrong[:3])}"
+            f"{name}: {what} must be a tree of bools, a prefix of the parameters', not {', '.join(wrong[:3])}"
         )
     if any(isinstance(m, Tracer) for m in said):
-        raise ValueError(f"{name}: mask must be known when the step is compiled; it has traced bools")
+        raise ValueError(f"{name}: {what} must be known when the step is compiled; it has traced bools")
     return list(map(bool, said))
 
 

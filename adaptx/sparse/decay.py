@@ -178,6 +178,13 @@ def _read(x: Array, paid: Any, decay: Any, indices: Array) -> Array:
     return rows * _factor(decay, take(paid, indices, unique=False), rows)
 
 
+def left(owed: tuple[Array, Array], indices: Array) -> Array:
+    """What the decay that is owed leaves of each row, of the indices' shape."""
+    decay, paid = owed
+    indices = known(indices, paid.shape[0])
+    return _factor(decay, take(paid, indices, unique=False), indices.astype(jnp.float32))
+
+
 def _factor(decay: Array, paid: Array, rows: Array) -> Array:
     """What is left of rows that were written at `paid`; shaped to multiply with them."""
     owed = jnp.broadcast_to(decay, paid.shape) - paid
@@ -206,6 +213,11 @@ def _is_decayed(s: Any) -> bool:
 def _path(path: Any) -> str:
     """Where a parameter stands; nnx keeps each array of a state in a variable, as its value."""
     return keystr(path).removesuffix(".value")
+
+
+def debts_of(name: str, tables: list[Any], state: Any) -> list[Any]:
+    """What each table, of which the path is known, owes in an optimizer's state."""
+    return _owed(name, tables, _debts(state))
 
 
 def _debts(state: Any) -> dict[str, tuple[Array, Any]]:

@@ -9,9 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.tree_util import keystr, tree_flatten_with_path
 
-from adaptx.sparse.decay import following, read
-from adaptx.sparse.rows import RowSparse, UniqueIds, check_num_rows, column, distinct, integers, known
+from adaptx.core.checks import expanded_mask, is_none, shown
+from adaptx.sparse.decay import debts_of, following, read
+from adaptx.sparse.lookups import Passed, plan_of, run
+from adaptx.sparse.rows import RowSparse, UniqueIds, blank, check_num_rows, column, distinct, integers, known
 
 
 def unique_ids(ids: Any, num_rows: int, capacity: int | None = None) -> UniqueIds:
@@ -89,6 +92,103 @@ def rows_value_and_grad(loss: Callable[..., Any], *, has_aux: bool = False) -> C
         return value, (of_dense, treedef.unflatten(grads))
 
     return value_and_grad
+
+
+def value_and_grad(loss: Callable[..., Any], tables: Any, *, has_aux: bool = False) -> Callable[..., Any]:
+    """`jax.value_and_grad` for a model as it is, with a RowSparse for the gradient of each table.
+
+    The loss is traced, and where it looks up rows of a table (`table[ids]`, `jnp.take(table, ids, axis=0)`, the Embed
+    of Flax, also inside jit and remat, after a cast, under vmap) zeros are added to them, and differentiated in the
+    table's place: nothing of the table's size is made. Where `jax.grad` gives a table g, this gives rows whose
+    `todense()` is g, up to the rounding of sums.
+
+    Arguments:
+        loss: `loss(params, *args, **kwargs)`, a number (with has_aux: a number and anything); `params` is any pytree,
+            such as linen's variables, nnx's State, or a module that is one.
+        tables: which parameters are tables: a name, for all in whose path it is a key ("embedding"), or a prefix tree
+            of bools, or a function of the parameters giving one. A table has shape (rows, ...), and is floating.
+        has_aux: whether the loss returns more than its value.
+
+    Returns: a function of (params, *args, optimizer_state=None, **kwargs) that returns the loss's value and gradients
+        in a tree like the parameters: None for leaves that are neither floating nor complex, which are left alone.
+        optimizer_state: the optimizer's state, for tables under decay_at="read", whose rows are then read as
+            `sparse.read` does.
+
+    Errors:
+        TableUse (a ValueError): a table is used in another way, such as a softmax tied to the embedding, or inside scan
+            or cond; it names the table, the primitive and the line.
+        ValueError: no table of that name, or a `tables` that is no such tree.
+    """
+
+    def evaluate(params: Any, *args: Any, optimizer_state: Any = None, **kwargs: Any) -> Any:
+        leaves, treedef = tree_flatten_with_path(params, is_leaf=is_none)
+        chosen = _chosen(tables, params, leaves)
+        kinds = ["table" if t else "dense" if _is_inexact(x) else "" for (_, x), t in zip(leaves, chosen, strict=True)]
+        of_kind = lambda kind: [leaf for leaf, k in zip(leaves, kinds, strict=True) if k == kind]
+        together = lambda dense, rows, rest: treedef.unflatten(
+            [next({"dense": dense, "table": rows, "": rest}[kind]) for kind in kinds]
+        )
+        named = [f"the table at {keystr(path) or 'the root'}" for path, _ in of_kind("table")]
+        arrays = [jnp.asarray(x) for _, x in of_kind("table")]
+        debts = debts_of("value_and_grad", of_kind("table"), optimizer_state)
+        rest = [x for _, x in of_kind("")]
+
+        def of_leaves(dense: list[Array], arrays: list[Array]) -> Any:
+            return loss(together(iter(dense), iter(arrays), iter(rest)), *args, **kwargs)
+
+        dense = [x for _, x in of_kind("dense")]
+        traced, result = jax.make_jaxpr(of_leaves, return_shape=True)(dense, arrays)
+        jaxpr, of_tables = traced.jaxpr, traced.jaxpr.invars[len(dense) :]
+        todo, _ = plan_of(jaxpr, {v: Passed(i) for i, v in enumerate(of_tables)}, named)
+
+        def tapped(dense: list[Array], taps: list[Array]) -> Any:
+            outs, ids = run(
+                jaxpr, traced.consts, [*dense, *arrays], todo, list(zip(arrays, debts, strict=True)), iter(taps)
+            )
+            out = jax.tree.unflatten(jax.tree.structure(result), outs)
+            value, aux = out if has_aux else (out, None)
+            return value, (aux, ids)
+
+        grad = jax.value_and_grad(tapped, argnums=(0, 1), has_aux=True)
+        (value, (aux, ids)), (of_dense, of_taps) = grad(dense, [blank(lookup.rows) for lookup in todo.lookups])
+        parts: list[list[RowSparse]] = [[] for _ in arrays]
+        for lookup, i, g in zip(todo.lookups, ids, of_taps, strict=True):
+            table = arrays[lookup.of.table]
+            values = lookup.by_place(g, i).reshape(*i.shape, *table.shape[1:]).astype(table.dtype)
+            parts[lookup.of.table].append(RowSparse(i, values, table.shape[0]))
+        unused = lambda x: RowSparse([], jnp.zeros((0, *x.shape[1:]), x.dtype), x.shape[0])
+        rows = [RowSparse.concat(*(each or [unused(x)])) for each, x in zip(parts, arrays, strict=True)]
+        grads = together(iter(of_dense), iter(rows), iter([None] * len(rest)))
+        return ((value, aux) if has_aux else value), grads
+
+    return evaluate
+
+
+def _chosen(tables: Any, params: Any, leaves: list[Any]) -> list[bool]:
+    """Which leaves of the parameters are tables."""
+    if not isinstance(tables, str):
+        chosen = expanded_mask("value_and_grad", tables, params, params, "tables")
+    else:
+        keys = lambda path: [keystr((key,), simple=True) for key in path]
+        chosen = [x is not None and tables in keys(path) for path, x in leaves]
+        if not any(chosen):
+            found = ", ".join(keystr(path) for path, _ in leaves[:8])
+            raise ValueError(f"value_and_grad: no parameter has {tables!r} in its path; there are {found or 'none'}")
+    for (path, x), is_table in zip(leaves, chosen, strict=True):
+        if x is not None and is_table and not (_is_inexact(x) and np.ndim(x)):
+            found = "the root" if not path else keystr(path)
+            raise ValueError(
+                f"value_and_grad: the table at {found} must be floating, of shape (rows, ...), got {shown(x)}"
+            )
+    return [x is not None and is_table for (_, x), is_table in zip(leaves, chosen, strict=True)]
+
+
+def _is_inexact(x: Any) -> bool:
+    return (
+        jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+        if isinstance(x, Array | np.ndarray | float | complex)
+        else False
+    )
 
 
 def _places(unique: UniqueIds, num_rows: int) -> Array:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import ShapedArray
 from jax.sharding import PartitionSpec
 
 from adaptx.core.checks import aligned, paths
@@ -248,6 +249,23 @@ def _lies(table: Array, indices: Any = None) -> dict[str, Any]:
     rows, *row = spec = jax.typeof(table).sharding.spec
     looked_up = (rows,) if indices is None else jax.typeof(indices).sharding.spec
     return {"out_sharding": PartitionSpec(*looked_up, *row)} if any(spec) else {}
+
+
+def varying(x: Any) -> tuple[str, ...]:
+    """The axes of `shard_map` over which an array differs from device to device, where JAX keeps count of it."""
+    aval = x if isinstance(x, ShapedArray) else jax.typeof(x)
+    axes = aval.manual_axis_type.varying if hasattr(aval, "manual_axis_type") else getattr(aval, "vma", ())
+    return tuple(sorted(axes))
+
+
+def blank(aval: Any, dtype: Any = None) -> Array:
+    """Zeros like an abstract array: on a mesh of explicit axes they lie as it does, and they vary over its devices."""
+    device = aval.sharding if any(aval.sharding.spec) else None
+    zeros, axes = jnp.zeros(aval.shape, dtype or aval.dtype, device=device), varying(aval)
+    if not axes:
+        return zeros
+    lax: Any = jax.lax  # jax 0.7 has pvary for it
+    return lax.pcast(zeros, axes, to="varying") if hasattr(lax, "pcast") else lax.pvary(zeros, axes)
 
 
 def column(v: Array, like: Array) -> Array:

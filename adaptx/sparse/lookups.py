@@ -1,0 +1,205 @@
+"""Lookups: where a traced loss looks up rows of a table, and the same loss with a tap at each of these places.
+
+A tap is zeros, added to the rows that were looked up: the derivative with respect to it is the rows' gradient. So the
+table itself is not differentiated, and nothing of its size is made.
+"""
+
+from __future__ import annotations
+
+import site
+import sysconfig
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
+from jax.lax import GatherScatterMode
+
+from adaptx.sparse.decay import left
+
+# The names of primitives change between versions of JAX: tests/sparse/test_lookups.py fails when they do.
+_INLINED = {"jit", "pjit"}
+_RECOMPUTED = {"checkpoint", "remat", "remat2"}
+_CAST = "convert_element_type"
+_PASSING = {_CAST, "copy", "sharding_constraint", "pvary", "pcast"}
+
+
+class TableUse(ValueError):
+    """A table is used otherwise than by looking up rows of it, so its gradient is not one of rows."""
+
+
+class Passed(NamedTuple):
+    """A table, and the equations that it passed through: casts and such."""
+
+    table: int
+    way: tuple[JaxprEqn, ...] = ()
+
+
+class Lookup(NamedTuple):
+    """An equation that looks up rows of a table."""
+
+    of: Passed
+    rows: Any  # abstract: what it gives
+    row_axes: tuple[int, ...]  # the axes of `rows` that are a row's
+
+    def by_place(self, tapped: Array, ids: Array) -> Array:
+        """The rows' gradient of shape (*ids.shape, *row)."""
+        places = [axis for axis in range(tapped.ndim) if axis not in self.row_axes]
+        return jnp.transpose(tapped, (*places, *self.row_axes))
+
+
+class Plan(NamedTuple):
+    """For each equation of a jaxpr the Lookup that it is, or the Plan of the jaxpr inside it, or None: nothing new."""
+
+    steps: list[Any]
+    lookups: list[Lookup]  # all, in order, those of the plans inside too
+
+
+def plan_of(jaxpr: Jaxpr, at: dict[Any, Passed], named: Sequence[str]) -> tuple[Plan, list[Any]]:
+    """How to run a jaxpr with taps, and which of its results are tables; `at` says which of its variables are.
+
+    Errors: TableUse, with the table's name.
+    """
+    steps, lookups, at = [], [], dict(at)
+    is_table = lambda v: None if isinstance(v, Literal) else at.get(v)
+    for eqn in jaxpr.eqns:
+        found = [is_table(v) for v in eqn.invars]
+        passed, name, step = next(filter(None, found), None), eqn.primitive.name, None
+        if passed is None:
+            pass
+        elif name in _INLINED | _RECOMPUTED:
+            inner = _inner(eqn)
+            step, out = plan_of(inner, {v: p for v, p in zip(inner.invars, found, strict=True) if p}, named)
+            lookups += step.lookups
+            at |= {v: p for v, p in zip(eqn.outvars, out, strict=True) if p}
+        elif name == "stop_gradient" or not any(jnp.issubdtype(_aval(v).dtype, jnp.inexact) for v in eqn.outvars):
+            pass  # no gradient comes this way
+        elif name in _PASSING:
+            at[eqn.outvars[0]] = passed._replace(way=(*passed.way, eqn))
+        elif found[0] and (row_axes := _looks_up(eqn)) is not None:
+            step = Lookup(passed, _aval(eqn.outvars[0]), row_axes)
+            lookups.append(step)
+        else:
+            raise TableUse(
+                f"value_and_grad: {named[passed.table]} is used by `{name}`{_line(eqn)}; its gradient is one of rows "
+                "only where rows are looked up, as in table[ids] or jnp.take(table, ids, axis=0), outside of scan, "
+                "cond and custom derivatives: leave it out of `tables`, or change the loss"
+            )
+        steps.append(step)
+    return Plan(steps, lookups), [is_table(v) for v in jaxpr.outvars]
+
+
+def run(
+    jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], plan: Plan, tables: Sequence[Any], taps: Iterator[Array]
+) -> tuple[list[Any], list[Array]]:
+    """Results of the jaxpr with taps added, and for each lookup the ids, as they are after clamping.
+
+    tables: for each table the array and what its rows owe (None: nothing).
+    """
+    known: dict[Any, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
+    value = lambda v: v.val if isinstance(v, Literal) else known[v]
+    ids: list[Array] = []
+    for eqn, step in zip(jaxpr.eqns, plan.steps, strict=True):
+        ins = [value(v) for v in eqn.invars]
+        if isinstance(step, Lookup):
+            ids.append(_ids(eqn, ins))
+            outs = [_rows(eqn, ins, step, tables[step.of.table], ids[-1]) + next(taps)]
+        elif isinstance(step, Plan):
+            inside = [next(taps) for _ in step.lookups]
+            once = lambda ins, inside, eqn=eqn, step=step: run(
+                _inner(eqn), getattr(eqn.params["jaxpr"], "consts", ()), ins, step, tables, iter(inside)
+            )
+            if eqn.primitive.name in _RECOMPUTED:
+                once = jax.checkpoint(once, policy=eqn.params["policy"], prevent_cse=eqn.params["prevent_cse"])
+            outs, more = once(ins, inside)
+            ids += more
+        else:
+            outs = _evaluated(jaxpr, eqn, ins)
+        known |= zip(eqn.outvars, outs, strict=True)
+    return [value(v) for v in jaxpr.outvars], ids
+
+
+def _aval(v: Any) -> Any:
+    return v.aval
+
+
+def _bound(eqn: JaxprEqn, *ins: Any) -> Array:
+    """What an equation of one result gives."""
+    out: Any = eqn.primitive.bind(*ins, **eqn.params)
+    return out[0] if eqn.primitive.multiple_results else out
+
+
+def _inner(eqn: JaxprEqn) -> Jaxpr:
+    """The jaxpr that an equation calls."""
+    return getattr(eqn.params["jaxpr"], "jaxpr", eqn.params["jaxpr"])
+
+
+def _evaluated(jaxpr: Jaxpr, eqn: JaxprEqn, ins: list[Any]) -> list[Any]:
+    """One equation, by JAX's own evaluation of a jaxpr that has no other."""
+    inputs = {v: x for v, x in zip(eqn.invars, ins, strict=True) if not isinstance(v, Literal)}
+    alone = jaxpr.replace(constvars=[], invars=[*inputs], outvars=eqn.outvars, eqns=[eqn])
+    return jaxpr_as_fun(ClosedJaxpr(alone, ()))(*inputs.values())
+
+
+def _looks_up(eqn: JaxprEqn) -> tuple[int, ...] | None:
+    """The axes of a row in what the equation gives, if it gives whole rows of its first operand."""
+    name, of = eqn.primitive.name, eqn.params
+    (_, *row), ndim = _aval(eqn.invars[0]).shape, _aval(eqn.outvars[0]).ndim
+    if name == "gather":
+        d = of["dimension_numbers"]
+        whole = of["slice_sizes"] == (1, *row) and 0 in d.start_index_map and not d.operand_batching_dims
+        return d.offset_dims if whole else None
+    if name == "dynamic_slice":
+        whole = of["slice_sizes"][1:] == (*row,)
+    else:
+        whole = name == "slice" and _aval(eqn.outvars[0]).shape[1:] == (*row,)
+    return tuple(range(1, ndim)) if whole else None
+
+
+def _ids(eqn: JaxprEqn, ins: list[Any]) -> Array:
+    """Which rows it looks up; what is outside the table has no gradient."""
+    name, of, rows = eqn.primitive.name, eqn.params, _aval(eqn.invars[0]).shape[0]
+    if name == "slice":
+        return jnp.arange(of["start_indices"][0], of["limit_indices"][0], (of["strides"] or (1,))[0])
+    if name == "dynamic_slice":
+        size = of["slice_sizes"][0]
+        return _clamped(ins[1], rows - size) + jnp.arange(size)
+    ids = ins[1][..., of["dimension_numbers"].start_index_map.index(0)]
+    return _clamped(ids, rows - 1) if of["mode"] == GatherScatterMode.CLIP else ids
+
+
+def _clamped(ids: Any, top: int) -> Array:
+    ids = jnp.asarray(ids)
+    return jnp.clip(ids, 0, min(top, np.iinfo(ids.dtype).max))
+
+
+def _rows(eqn: JaxprEqn, ins: list[Any], lookup: Lookup, of: tuple[Any, Any], ids: Array) -> Array:
+    """The equation on the table itself: the casts, and the decay that is owed, come after it and cost rows only."""
+    table, owed = of
+    casts = [_aval(passed.outvars[0]).dtype for passed in lookup.of.way if passed.primitive.name == _CAST]
+    for passed in lookup.of.way:
+        if passed.primitive.name != _CAST:
+            table = _bound(passed, table)
+    rows = _bound(eqn, table, *ins[1:])
+    if owed is not None:
+        shape = [1 if axis in lookup.row_axes else size for axis, size in enumerate(rows.shape)]
+        rows = rows * left(owed, ids).reshape(shape)
+    for dtype in (*casts, lookup.rows.dtype):
+        rows = rows.astype(dtype)
+    return rows
+
+
+_LIBRARIES = tuple({sysconfig.get_path("stdlib"), *site.getsitepackages(), str(Path(__file__).parents[1])})
+
+
+def _line(eqn: JaxprEqn) -> str:
+    """Where in the user's sources the equation was written, as far as known."""
+    trace = eqn.source_info.traceback
+    frames = traceback.extract_tb(trace.as_python_traceback()) if trace else []
+    own = [f for f in frames if not f.filename.startswith((*_LIBRARIES, "<"))]
+    return f" at {own[-1].filename}:{own[-1].lineno} (in {own[-1].name})" if own else ""
