@@ -17,7 +17,7 @@ find    = $$(python3 .ci/find_python.py $(1))
 install = -m pip install -qq --editable
 report  = -m pip list --format freeze 2>/dev/null | grep -E '^(jax|jaxlib|optax|chex|numpy|flax)=='
 
-.PHONY: demo test test-fast test-all test-latest test-oldest lint bench bench-dense bench-sparse mutate clean
+.PHONY: demo test test-fast test-all test-latest test-oldest lint bench bench-dense bench-sparse bench-embeddings mutate clean
 
 demo: .venv/stamp
 	$(PY) -m benchmarks.demo $(ARGS)
@@ -46,13 +46,16 @@ lint: .venv/stamp
 	$(PYRIGHT)
 	$(PYRIGHT) --verifytypes adaptx --ignoreexternal
 
-bench: bench-dense bench-sparse
+bench: bench-dense bench-sparse bench-embeddings
 
 bench-dense: .venv/stamp
 	$(PY) -m benchmarks.dense $(ARGS)
 
 bench-sparse: .venv/stamp
 	$(PY) -m benchmarks.sparse $(ARGS)
+
+bench-embeddings: .venv/stamp
+	$(PY) -m benchmarks.embeddings $(ARGS)
 
 mutate: .venv/stamp
 	$(PY) tests/mutate.py $(ARGS)

@@ -11,12 +11,10 @@ slows them all. optax runs twice, built and compiled separately: what it differs
 from __future__ import annotations
 
 import argparse
-import datetime
 import functools
 import gc
 import importlib
 import inspect
-import shlex
 import statistics
 import sys
 import time
@@ -36,14 +34,13 @@ from benchmarks.side_by_side import (
     Run,
     Times,
     aligned,
+    heading,
     interleaved,
-    machine,
     measured,
     options,
     parsed,
     published,
     step_seconds,
-    versions,
 )
 
 RATE = 1e-3
@@ -384,16 +381,10 @@ def counts(rows: Sequence[Row]) -> str:
     return "; ".join(found)
 
 
-def report(rows: Sequence[Row], command: str, quick: bool) -> str:
+def report(rows: Sequence[Row], argv: Sequence[str], quick: bool) -> str:
     spreads = [row.step.spread for row in rows]
     lines = [
-        "# Dense float32 step: adaptx against optax",
-        "",
-        *([QUICK_NOTE, ""] if quick else []),
-        f"- Date: {datetime.date.today().isoformat()}",
-        f"- Command: `{command}`",
-        f"- Machine: {machine()}",
-        f"- Versions: {versions()}",
+        *heading("Dense float32 step: adaptx against optax", argv, "benchmarks.dense", QUICK_NOTE if quick else ""),
         f"- Medians of: {counts(rows)}",
         f"- Half the range of a row's step ratios: median {statistics.median(spreads):.3f}, most {max(spreads):.3f}",
         "",
@@ -429,7 +420,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     jobs = [(f"{name} {tree.label}", functools.partial(measure, name, tree, repeats)) for name, tree in pairs]
     rows = measured(jobs, sum(3 * first_call_rounds(tree, repeats) + repeats for _, tree in pairs))
     if rows:
-        text = report(rows, shlex.join(["python", "-m", "benchmarks.dense", *argv]), arguments.quick)
+        text = report(rows, argv, arguments.quick)
         published(text, sum(bool(row.misses()) for row in rows), len(rows), arguments.out)
     return 0 if len(rows) == len(jobs) else 130
 

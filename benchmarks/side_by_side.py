@@ -7,9 +7,11 @@ within a round.
 from __future__ import annotations
 
 import argparse
+import datetime
 import importlib
 import os
 import platform
+import shlex
 import statistics
 import sys
 import time
@@ -111,6 +113,19 @@ def versions() -> str:
         except ImportError:
             found.append(f"no {name}")
     return ", ".join(found)
+
+
+def heading(title: str, argv: Sequence[str], module: str, note: str = "") -> list[str]:
+    """A report's first lines."""
+    return [
+        f"# {title}",
+        "",
+        *([note, ""] if note else []),
+        f"- Date: {datetime.date.today().isoformat()}",
+        f"- Command: `{shlex.join(['python', '-m', module, *argv])}`",
+        f"- Machine: {machine()}",
+        f"- Versions: {versions()}",
+    ]
 
 
 class OneLineParser(argparse.ArgumentParser):

@@ -12,10 +12,8 @@ on the host first, and the time of that counts. Ours runs twice, built and compi
 from __future__ import annotations
 
 import argparse
-import datetime
 import functools
 import importlib
-import shlex
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -33,13 +31,12 @@ from benchmarks.side_by_side import (
     Run,
     Times,
     aligned,
-    machine,
+    heading,
     measured,
     options,
     parsed,
     published,
     step_seconds,
-    versions,
 )
 
 RATE = 0.01
@@ -284,15 +281,14 @@ def cells(row: Row) -> list[str]:
     ]  # fmt: skip
 
 
-def report(rows: Sequence[Row], flat: Flat | None, command: str, quick: bool) -> str:
+def report(rows: Sequence[Row], flat: Flat | None, argv: Sequence[str], quick: bool) -> str:
     lines = [
-        "# Row-sparse steps: adaptx against dense optax and torch's sparse optimizers",
-        "",
-        *([QUICK_NOTE, ""] if quick else []),
-        f"- Date: {datetime.date.today().isoformat()}",
-        f"- Command: `{command}`",
-        f"- Machine: {machine()}",
-        f"- Versions: {versions()}",
+        *heading(
+            "Row-sparse steps: adaptx against dense optax and torch's sparse optimizers",
+            argv,
+            "benchmarks.sparse",
+            QUICK_NOTE if quick else "",
+        ),
         *([f"- Medians of {rows[0].rounds} rounds"] if rows else []),
         "",
         *([aligned(HEADER, [cells(row) for row in rows], (0, 1, 2, len(HEADER) - 1)), ""] if rows else []),
@@ -337,7 +333,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if results:
         rows = [result for result in results if isinstance(result, Row)]
         flat = next((result for result in results if isinstance(result, Flat)), None)
-        text = report(rows, flat, shlex.join(["python", "-m", "benchmarks.sparse", *argv]), arguments.quick)
+        text = report(rows, flat, argv, arguments.quick)
         published(text, sum(bool(result.misses()) for result in results), len(results), arguments.out)
     return 0 if len(results) == len(jobs) else 130
 
