@@ -19,6 +19,7 @@ import numpy as np
 from jax import Array
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
 from jax.lax import GatherScatterMode
+from jax.sharding import NamedSharding, PartitionSpec
 
 from adaptx.sparse.decay import left
 
@@ -26,7 +27,7 @@ from adaptx.sparse.decay import left
 _INLINED = {"jit", "pjit"}
 _RECOMPUTED = {"checkpoint", "remat", "remat2"}
 _CAST = "convert_element_type"
-_PASSING = {_CAST, "copy", "sharding_constraint", "pvary", "pcast"}
+_PASSING = {_CAST, "copy", "sharding_constraint", "reshard", "pvary", "pcast"}
 
 
 class TableUse(ValueError):
@@ -107,8 +108,9 @@ def run(
     for eqn, step in zip(jaxpr.eqns, plan.steps, strict=True):
         ins = [value(v) for v in eqn.invars]
         if isinstance(step, Lookup):
-            ids.append(_ids(eqn, ins))
-            outs = [_rows(eqn, ins, step, tables[step.of.table], ids[-1]) + next(taps)]
+            found, rows = _looked_up(eqn, ins, step, tables[step.of.table], next(taps))
+            ids.append(_here(found))
+            outs = [rows]
         elif isinstance(step, Plan):
             inside = [next(taps) for _ in step.lookups]
             once = lambda ins, inside, eqn=eqn, step=step: run(
@@ -130,7 +132,8 @@ def _aval(v: Any) -> Any:
 
 def _bound(eqn: JaxprEqn, *ins: Any) -> Array:
     """What an equation of one result gives."""
-    out: Any = eqn.primitive.bind(*ins, **eqn.params)
+    with eqn.ctx.manager:
+        out: Any = eqn.primitive.bind(*ins, **eqn.params)
     return out[0] if eqn.primitive.multiple_results else out
 
 
@@ -176,6 +179,21 @@ def _ids(eqn: JaxprEqn, ins: list[Any]) -> Array:
 def _clamped(ids: Any, top: int) -> Array:
     ids = jnp.asarray(ids)
     return jnp.clip(ids, 0, min(top, np.iinfo(ids.dtype).max))
+
+
+def _looked_up(eqn: JaxprEqn, ins: list[Any], lookup: Lookup, of: tuple[Any, Any], tap: Array) -> tuple[Array, Array]:
+    """The ids, and the rows with the tap added."""
+    with eqn.ctx.manager:  # also among automatic axes, where `.at[ids].get(out_sharding=...)` looks up
+        ids = _ids(eqn, ins)
+        rows = _rows(eqn, ins, lookup, of, ids)
+        lies = jax.typeof(rows).sharding
+        return ids, rows + (tap if jax.typeof(tap).sharding == lies else jax.sharding.reshard(tap, lies))
+
+
+def _here(x: Array) -> Array:
+    """An array of other mesh axes, on those of this place."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return x if jax.typeof(x).sharding.mesh == mesh else jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec()))
 
 
 def _rows(eqn: JaxprEqn, ins: list[Any], lookup: Lookup, of: tuple[Any, Any], ids: Array) -> Array:

@@ -56,6 +56,7 @@ class RowSparse:
                 f"RowSparse: values of shape {values.shape} do not begin with {indices.shape}, the indices'"
             )
         check_num_rows("RowSparse", num_rows, indices.size)
+        indices, values = _gathered(indices, indices.ndim), _gathered(values, indices.ndim)
         n, row = indices.size, values.shape[indices.ndim :]
         self._set(known(indices.reshape(n), int(num_rows)), values.reshape(n, *row), int(num_rows), bool(unique))
 
@@ -246,9 +247,18 @@ def put(table: Array, indices: Array, rows: Array) -> Array:
 def _lies(table: Array, indices: Any = None) -> dict[str, Any]:
     """On a mesh of explicit axes, where the result of an indexed operation lies: as the table does, or, for a look-up,
     as the indices and the table's rows do. Elsewhere nothing need be said."""
-    rows, *row = spec = jax.typeof(table).sharding.spec
-    looked_up = (rows,) if indices is None else jax.typeof(indices).sharding.spec
-    return {"out_sharding": PartitionSpec(*looked_up, *row)} if any(spec) else {}
+    _, *row = spec = jax.typeof(table).sharding.spec
+    looked_up = spec[:1] if indices is None else jax.typeof(indices).sharding.spec
+    row = [None if axis in looked_up else axis for axis in row]
+    return {"out_sharding": PartitionSpec(*looked_up, *row)} if any((*spec, *looked_up)) else {}
+
+
+def _gathered(x: Any, ndim: int) -> Any:
+    """On a mesh of explicit axes, ids or rows that all devices have, however a batch's axes were split; a row may stay
+    split. Where axes are not explicit the compiler does it."""
+    if not isinstance(x, Array) or not any((spec := jax.typeof(x).sharding.spec)[:ndim]):
+        return x
+    return jax.sharding.reshard(x, PartitionSpec(*[None] * ndim, *spec[ndim:]))
 
 
 def varying(x: Any) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import optax
 import pytest
 from flax import linen, nnx
 from flax.training.train_state import TrainState
+from jax.sharding import AxisType, PartitionSpec
 
 from adaptx import sparse
 from tests.conftest import x64
@@ -412,3 +414,43 @@ def test_bad_input(tables: Any, params: Any, message: str) -> None:
 def test_a_loss_that_is_no_number() -> None:
     with pytest.raises(TypeError, match="scalar-output"):
         sparse.value_and_grad(lambda p: p["emb"][IDS], "emb")({"emb": table()})
+
+
+# Jax 0.7 cannot say where the result of a scatter lies.
+EXPLICIT = "out_sharding" in inspect.signature(jnp.zeros(1).at[0].set).parameters
+
+
+@pytest.mark.skipif(not EXPLICIT, reason="jax 0.7 has no explicit axes for indexed updates")
+@pytest.mark.parametrize("of_ids", [PartitionSpec(None), PartitionSpec("d")])
+@pytest.mark.parametrize(
+    "of_table",
+    [PartitionSpec(None, None), PartitionSpec("m", None), PartitionSpec(None, "m"), PartitionSpec("d", None)],
+)
+def test_explicit_axes(of_table: PartitionSpec, of_ids: PartitionSpec) -> None:
+    """Tables and ids split over a mesh of explicit axes, which `jax.make_mesh` makes: the numbers of one device."""
+    rng = np.random.default_rng(0)
+    x = {"emb": rng.normal(size=(16, 4)).astype(np.float32), "w": np.ones(4, np.float32)}
+    ids, y = rng.integers(0, 16, 24).astype(np.int32), rng.normal(size=24).astype(np.float32)
+    tx = sparse.adam(0.1)
+
+    def step(params: Any, state: Any, ids: Any, y: Any, *, first: bool, out: Any = None) -> Any:
+        if first:
+            grad = sparse.rows_value_and_grad(lambda w, rows, y: jnp.mean((rows @ w - y) ** 2))
+            value, (w, emb) = grad(params["w"], params["emb"], ids, y)
+            grads = {"w": w, "emb": emb}
+        else:
+            loss = lambda p: jnp.mean((p["emb"].at[ids].get(out_sharding=out) @ p["w"] - y) ** 2)
+            value, grads = sparse.value_and_grad(loss, "emb")(params)
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    expected = jax.jit(functools.partial(step, first=True))(x, tx.init(x), ids, y)
+    mesh = jax.make_mesh((4, 2), ("d", "m"), axis_types=(AxisType.Explicit,) * 2)
+    with jax.set_mesh(mesh):
+        params = {"emb": jax.device_put(x["emb"], of_table), "w": jnp.asarray(x["w"])}
+        batch = jax.device_put((ids, y), of_ids)
+        out = PartitionSpec(*of_ids, *[axis for axis in of_table[1:] if axis not in of_ids])
+        for first in (True, False):
+            got = jax.jit(functools.partial(step, first=first, out=out))(params, tx.init(params), *batch)
+            assert jax.typeof(got[0]["emb"]).sharding.spec == of_table
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, expected)
