@@ -12,7 +12,7 @@ from benchmarks import package_guess as packages
 from benchmarks import word_vectors as words
 from benchmarks.plots import COLOURS, LOOK
 
-DASHED = ("-", (0, (4, 4)), "-")  # the first two curves lie on each other
+LINES = (("-", 5, 0.35), ("-", 1.8, 1), ((0, (2, 2)), 1.8, 1))  # the curves lie on each other: style, width, opacity
 
 
 def word_vectors(runs: Sequence[words.Run], block: int, path: Path) -> None:
@@ -21,7 +21,8 @@ def word_vectors(runs: Sequence[words.Run], block: int, path: Path) -> None:
         figure = Figure(figsize=(9, 4), layout="constrained")
         by_step, by_second = figure.subplots(1, 2, sharey=True)
         for number, run in enumerate(runs):
-            style = {"color": COLOURS[number], "linestyle": DASHED[number], "linewidth": 1.8, "label": run.name}
+            style = dict(zip(("linestyle", "linewidth", "alpha"), LINES[number], strict=True))
+            style |= {"color": COLOURS[number], "label": run.name}
             by_step.plot(block * np.arange(1, 1 + len(run.losses)), run.losses, **style)
             by_second.plot(block * np.cumsum(run.seconds), run.losses, **style)
         by_step.set_xlabel("step")
@@ -46,7 +47,8 @@ def package_guess(runs: Sequence[packages.Run], majority: float, path: Path) -> 
             end.plot([r.nonzero[-1] for r in own], [r.accuracies[-1] for r in own], **style, label=f"{name}, l1")
             for run in own:
                 at = (run.nonzero[-1], run.accuracies[-1])
-                end.annotate(f"{run.l1:g}", at, (0, 6), textcoords="offset points", fontsize=7, ha="center")
+                side = {"xytext": (0, (-12, 6)[number]), "color": COLOURS[number]}  # below, above
+                end.annotate(f"{run.l1:g}", at, textcoords="offset points", fontsize=7, ha="center", **side)
             for i, run in enumerate(own):
                 epochs = np.arange(1, len(run.nonzero))
                 fade = 0.35 + 0.65 * i / max(len(own) - 1, 1)

@@ -1,6 +1,6 @@
 """Two real tasks with tables of which a step uses few rows, on the sources of Python's standard library.
 
-    python -m benchmarks.embeddings                      # both, about six minutes on 2 cores
+    python -m benchmarks.embeddings                      # both, about two minutes on 2 cores
     python -m benchmarks.embeddings --task words --steps 20000
     python -m benchmarks.embeddings --quick              # few steps: shows that it runs
 

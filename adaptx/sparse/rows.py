@@ -11,7 +11,7 @@ from jax import Array
 from jax.core import ShapedArray
 from jax.sharding import PartitionSpec
 
-from adaptx.core.checks import aligned, paths
+from adaptx.core.checks import aligned, paths, shown
 from adaptx.core.rounding import wider
 
 _INT32 = 2**31 - 1
@@ -94,6 +94,13 @@ class RowSparse:
         except AttributeError:  # in the middle of a tree operation the leaves may be anything
             rows = repr(self.values)
         return f"RowSparse({rows}{', unique' * self.unique})"
+
+    def __getitem__(self, index: Any) -> RowSparse:
+        """`rows[...]`, all of it, as nnx reads a variable."""
+        if index is not Ellipsis:
+            allowed = "rows[...], all of it; for others index rows.values or rows.todense()"
+            raise TypeError(f"RowSparse: the index must be {allowed}; got {shown(index)}")
+        return self
 
     def with_values(self, values: Array) -> RowSparse:
         """Other rows in the same places."""
