@@ -28,7 +28,7 @@ LARGE = 50_000  # words
 SAME_CURVE = 1e-3  # the largest relative difference of two loss curves that are the same
 CLEARLY = 0.2  # above the majority's accuracy
 WORDS_LEGEND = f"""\
-Loss: of a pair and its negatives, the mean over a block of {BLOCK} steps. *x as fast*: the median over blocks of the
+Loss: of a pair and its negatives, the mean over a block of steps. *x as fast*: the median over blocks of the
 dense run's time to this one's, forward and gradient included. *apart*: the largest relative difference of the loss
 curve from the dense one's. sparse.adagrad, the same rule, must stay within {SAME_CURVE:g}; the row-wise rule must end
 within 5 %.
@@ -48,16 +48,18 @@ def words_report(corpus: "word_vectors.Corpus", runs: Sequence["word_vectors.Run
     from benchmarks.word_vectors import neighbours, speed_up
 
     dense, lines, misses = runs[0], [], []
-    for run in runs:
+    row = lambda run, *more: [
+        run.name, f"{1e3 * statistics.median(run.seconds):.2f}", f"{speed_up(run, dense):.1f}",
+        f"{run.losses[0]:.4f}", f"{run.losses[-1]:.4f}", *more,
+    ]  # fmt: skip
+    lines.append(row(dense, "", ""))
+    for run in runs[1:]:
         apart = max(abs(a - b) / a for a, b in zip(dense.losses, run.losses, strict=True))
         # Row-wise AdaGrad is another rule; what it must do is learn as well.
         is_same_rule = run.name == "sparse.adagrad"
         miss = apart > SAME_CURVE if is_same_rule else run.losses[-1] > 1.05 * dense.losses[-1]
         misses.append(miss)
-        lines.append(
-            [run.name, f"{1e3 * statistics.median(run.seconds):.2f}", f"{speed_up(run, dense):.1f}",
-             f"{run.losses[0]:.4f}", f"{run.losses[-1]:.4f}", f"{apart:.1e}", "MISS" if miss else "ok"]
-        )  # fmt: skip
+        lines.append(row(run, f"{apart:.1e}", "MISS" if miss else "ok"))
     header = ["optimizer", "ms a step", "x as fast", "first loss", "last loss", "apart", "verdict"]
     near = {run.name: neighbours(run, corpus) for run in runs[1:]}
     asked = [[word, *(", ".join(found[word]) for found in near.values())] for word in near[runs[1].name]]
@@ -117,7 +119,8 @@ def words(sources: Sequence["Source"], arguments: argparse.Namespace) -> tuple[l
     rng = np.random.default_rng(arguments.seed)
     corpus = word_vectors.encoded(sources, rng)
     count, steps, block = len(corpus.vocabulary), arguments.steps, min(BLOCK, arguments.steps)
-    few = "" if count >= LARGE else f" (fewer than {LARGE:,}: are the library's tests installed?)"
+    hint = "" if arguments.sources else ": are the library's tests installed?"
+    few = "" if count >= LARGE else f" (fewer than {LARGE:,}{hint})"
     print(f"words: {count:,} are seen at least twice{few}")
     bar = Progress(-(-steps // block))
     bar.say("word vectors")
@@ -127,9 +130,11 @@ def words(sources: Sequence["Source"], arguments: argparse.Namespace) -> tuple[l
     if not done:
         return [], [], False
     told = (
-        f"{len(sources):,} files; {count:,} words seen at least twice{few}, {len(corpus.stream):,} places left after "
-        f"thinning out frequent ones; vectors of {arguments.width} numbers; {done:,} steps, each of "
-        f"{arguments.batch:,} pairs with {word_vectors.NEGATIVES} negatives."
+        "Which words stand near which? Vectors are trained so that the product of a word's and a neighbour's is large "
+        f"and that with words drawn at random is small. {_of(sources, arguments)}; {count:,} words seen at least "
+        f"twice{few}, {len(corpus.stream):,} places left after thinning out frequent ones; vectors of "
+        f"{arguments.width} numbers; {done:,} steps, each of {arguments.batch:,} pairs with "
+        f"{word_vectors.NEGATIVES} negatives."
     )
     embedding_plots.word_vectors(runs, block, arguments.out.with_name("word_vectors.png"))
     return *words_report(corpus, runs, told), done >= steps
@@ -150,12 +155,19 @@ def packages(sources: Sequence["Source"], arguments: argparse.Namespace) -> tupl
     bar.close()
     done = len(runs[0].nonzero) - 1
     told = (
-        f"{len(data.train.label):,} files to train on and {len(data.test.label):,} held out, of {len(data.classes)} "
+        f"Which top-level package does a file belong to, by the words in it? {_of(sources, arguments)}, of "
+        f"which {len(data.train.label):,} to train on and {len(data.test.label):,} held out, of {len(data.classes)} "
         f"packages ({', '.join(data.classes)}); 2^20 hashed features; {done} epochs of batches of "
         f"{package_guess.BATCH} files."
     )
     embedding_plots.package_guess(runs, data.majority, arguments.out.with_name("package_guess.png"))
     return *packages_report(data, runs, told), done == arguments.epochs
+
+
+def _of(sources: Sequence["Source"], arguments: argparse.Namespace) -> str:
+    """What the corpus is."""
+    where = f"below {arguments.sources}" if arguments.sources else "of the standard library of this Python"
+    return f"{len(sources):,} source files {where}"
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -176,12 +188,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         default=Path("benchmarks/results/embeddings.md"),
         help="the Markdown report; pictures beside it",
     )
-    add("--quick", action="store_true", help="few steps, to see that it runs")
+    add("--quick", action="store_true", help="few steps, where no number is given, to see that it runs")
+    if "--quick" in argv:
+        parser.set_defaults(steps=20, batch=64, width=8, epochs=2)
     arguments = parsed(parser, argv)
     if arguments.seed < 0:
         parser.error(f"argument --seed: must be at least 0, got {arguments.seed}")
-    if arguments.quick:
-        arguments.steps, arguments.batch, arguments.width, arguments.epochs = 20, 64, 8, 2
     arguments.parser = parser
     return arguments
 

@@ -14,6 +14,7 @@ import platform
 import shlex
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -154,7 +155,9 @@ def parsed(parser: OneLineParser, argv: Sequence[str]) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     try:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.open("a").close()
+        tempfile.TemporaryFile(dir=arguments.out.parent).close()
+        if arguments.out.exists():
+            arguments.out.open("a").close()
     except OSError as problem:
         parser.error(f"--out {arguments.out}: {problem.strerror}")
     return arguments

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +12,7 @@ from jax.extend.core import jaxpr_as_fun
 
 from adaptx.core.checks import paths
 from adaptx.core.rounding import wider
-from adaptx.sparse.rows import RowSparse, blank, flattened, is_rows, varying
-
-_REPLICATED: Any = {"to": "invarying"} if "to" in inspect.signature(jax.lax.all_gather).parameters else {}
+from adaptx.sparse.rows import RowSparse, blank, flattened, is_rows, of_all_devices, varying
 
 
 def mean_over_batches(f: Callable[[Any], Any], batches: Any) -> Any:
@@ -57,7 +54,7 @@ def mean_over_batches(f: Callable[[Any], Any], batches: Any) -> Any:
         found, _, _ = flattened(
             jax.tree.unflatten(jax.tree.structure(result), jaxpr_as_fun(traced)(*jax.tree.leaves(batch)))
         )
-        return [s + found[i].astype(s.dtype) for s, i in zip(sums, dense, strict=True)], [found[i] for i in rows]
+        return [s + jnp.asarray(found[i], s.dtype) for s, i in zip(sums, dense, strict=True)], [found[i] for i in rows]
 
     zeros = [blank(abstract[i], wider(jnp.float32, abstract[i].dtype)) for i in dense]
     sums, stacked = jax.lax.scan(body, zeros, batches)
@@ -70,31 +67,38 @@ def mean_over_batches(f: Callable[[Any], Any], batches: Any) -> Any:
 
 
 def mean_over_devices(grads: Any, axis_name: Any) -> Any:
-    """The mean of gradients over devices, inside `shard_map` or `pmap`: data parallelism.
+    """The mean over devices of their own gradients, inside `shard_map(..., check_vma=False)` or `pmap`.
 
     Dense gradients are averaged; of a RowSparse the devices exchange ids and rows, (width + 1) words for each id of the
     whole batch, in place of a sum of the table's size.
 
-    With `check_vma` JAX itself adds up the gradients of what is the same on all devices; they are divided here. It is
-    the mean of the devices' own gradients either way, and replicated.
+    With `check_vma`, which is the default, no such call is needed: JAX adds up the gradients of what is the same on all
+    devices, as `sparse.value_and_grad` and `rows_value_and_grad` do, and the mean is taken in the loss:
+    `jax.lax.pmean(loss, axis_name)`.
 
     Arguments:
-        grads: a tree of gradients of the devices' own losses, of arrays, RowSparse and None; no other numbers, which
-            `jax.lax.pmean` averages.
+        grads: a tree of gradients of the devices' own losses, of arrays, RowSparse and None.
         axis_name: the mesh axis, or a tuple of them, over which the batch is split.
-    """
-    leaves, treedef, _ = flattened(grads)
-    size = jax.lax.axis_size(axis_name)
-    axes = axis_name if isinstance(axis_name, tuple) else (axis_name,)
-    counts = bool(varying(jax.lax.axis_index(axis_name)))  # check_vma: JAX knows what differs between devices
 
-    def mean(g: Any) -> Any:
+    Errors:
+        ValueError: a gradient that JAX has added up already.
+    """
+    axes = tuple(axis_name) if isinstance(axis_name, tuple | list) else (axis_name,)
+    leaves, treedef, numbers = flattened(grads)
+    size = jax.lax.axis_size(axes)
+    counts = bool(varying(jax.lax.axis_index(axes)))  # check_vma: JAX knows what differs between devices
+
+    def mean(g: Any, path: str) -> Any:
         if g is None:
             return None
+        if counts and not set(axes) <= set(varying(g.values if is_rows(g) else g)):
+            raise ValueError(
+                f"mean_over_devices: with check_vma JAX has added up the gradient at {path} already; take the mean in "
+                f"the loss, jax.lax.pmean(loss, {axis_name!r}), and leave this call out"
+            )
         if is_rows(g):
-            indices, values = (jax.lax.all_gather(a, axis_name, **_REPLICATED) for a in (g.indices, g.values))
-            return RowSparse(indices, values / size, g.num_rows)
-        summed = counts and not set(varying(g)) & set(axes)
-        return (g if summed else jax.lax.psum(g, axis_name)) / size
+            rows = of_all_devices(g, axes)
+            return rows.with_values(rows.values / size)
+        return jax.lax.psum(g, axes) / size
 
-    return treedef.unflatten([mean(g) for g in leaves])
+    return treedef.unflatten([mean(g, path) for g, path in zip(leaves, paths(numbers), strict=True)])

@@ -179,10 +179,11 @@ def _read(x: Array, paid: Any, decay: Any, indices: Array) -> Array:
 
 
 def left(owed: tuple[Array, Array], indices: Array) -> Array:
-    """What the decay that is owed leaves of each row, of the indices' shape."""
+    """What the decay that is owed leaves of each row, of the indices' shape; 1 where there is no row."""
     decay, paid = owed
     indices = known(indices, paid.shape[0])
-    return _factor(decay, take(paid, indices, unique=False), indices.astype(jnp.float32))
+    factor = _factor(decay, take(paid, indices, unique=False), indices.astype(jnp.float32))
+    return jnp.where(indices < paid.shape[0], factor, 1)
 
 
 def _factor(decay: Array, paid: Array, rows: Array) -> Array:

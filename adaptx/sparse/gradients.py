@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +14,8 @@ from jax.tree_util import keystr, tree_flatten_with_path
 
 from adaptx.core.checks import expanded_mask, is_none, shown
 from adaptx.sparse.decay import debts_of, following, read
-from adaptx.sparse.lookups import Passed, plan_of, run
-from adaptx.sparse.rows import RowSparse, UniqueIds, blank, check_num_rows, column, distinct, integers, known
+from adaptx.sparse.lookups import Passed, TableUse, plan_of, run
+from adaptx.sparse.rows import RowSparse, UniqueIds, blank, check_num_rows, column, distinct, integers, known, whole
 
 
 def unique_ids(ids: Any, num_rows: int, capacity: int | None = None) -> UniqueIds:
@@ -83,10 +84,9 @@ def rows_value_and_grad(loss: Callable[..., Any], *, has_aux: bool = False) -> C
 
         value, (of_dense, of_gathered) = jax.value_and_grad(of_rows, argnums=(0, 1), has_aux=has_aux)(dense, gathered)
         rows = iter(of_gathered)
+        found = lambda p, i, x: whole(RowSparse(p, next(rows), x.shape[0], unique=_is_unique(i)), x)
         grads = [
-            RowSparse.concat(
-                *[RowSparse(p, next(rows), table.shape[0], unique=_is_unique(i)) for p, i in zip(at, each, strict=True)]
-            )
+            RowSparse.concat(*[found(p, i, table) for p, i in zip(at, each, strict=True)])
             for table, at, (each, _) in zip(leaves, places, looked, strict=True)
         ]
         return value, (of_dense, treedef.unflatten(grads))
@@ -99,14 +99,16 @@ def value_and_grad(loss: Callable[..., Any], tables: Any, *, has_aux: bool = Fal
 
     The loss is traced, and where it looks up rows of a table (`table[ids]`, `jnp.take(table, ids, axis=0)`, the Embed
     of Flax, also inside jit and remat, after a cast, under vmap) zeros are added to them, and differentiated in the
-    table's place: nothing of the table's size is made. Where `jax.grad` gives a table g, this gives rows whose
-    `todense()` is g, up to the rounding of sums.
+    table's place: nothing of the table's size is made, unless all of it is looked up. Where `jax.grad` gives a table g,
+    this gives rows whose `todense()` is g, up to the rounding of sums, and of casts of the table, which the gradient
+    passes unrounded. The loss is traced, so it cannot branch on values, and jit inside it loses its shardings. Inside
+    `shard_map(check_vma=True)` the gradient is that of all devices, as JAX's is.
 
     Arguments:
         loss: `loss(params, *args, **kwargs)`, a number (with has_aux: a number and anything); `params` is any pytree,
             such as linen's variables, nnx's State, or a module that is one.
-        tables: which parameters are tables: a name, for all in whose path it is a key ("embedding"), or a prefix tree
-            of bools, or a function of the parameters giving one. A table has shape (rows, ...), and is floating.
+        tables: which parameters are tables: a name, for all in whose path it is a key ("embedding"), or several, or a
+            prefix tree of bools, or a function of the parameters giving one. A table has shape (rows, ...).
         has_aux: whether the loss returns more than its value.
 
     Returns: a function of (params, *args, optimizer_state=None, **kwargs) that returns the loss's value and gradients
@@ -117,33 +119,47 @@ def value_and_grad(loss: Callable[..., Any], tables: Any, *, has_aux: bool = Fal
     Errors:
         TableUse (a ValueError): a table is used in another way, such as a softmax tied to the embedding, or inside scan
             or cond; it names the table, the primitive and the line.
+        TypeError: a loss with has_aux that does not give two things, or one with an argument optimizer_state.
         ValueError: no table of that name, or a `tables` that is no such tree.
     """
+
+    if "optimizer_state" in _arguments(loss):
+        raise TypeError("value_and_grad: the loss has an argument optimizer_state, which the result takes for itself")
 
     def evaluate(params: Any, *args: Any, optimizer_state: Any = None, **kwargs: Any) -> Any:
         leaves, treedef = tree_flatten_with_path(params, is_leaf=is_none)
         chosen = _chosen(tables, params, leaves)
         kinds = ["table" if t else "dense" if _is_inexact(x) else "" for (_, x), t in zip(leaves, chosen, strict=True)]
-        of_kind = lambda kind: [leaf for leaf, k in zip(leaves, kinds, strict=True) if k == kind]
-        together = lambda dense, rows, rest: treedef.unflatten(
-            [next({"dense": dense, "table": rows, "": rest}[kind]) for kind in kinds]
-        )
-        named = [f"the table at {keystr(path) or 'the root'}" for path, _ in of_kind("table")]
-        arrays = [jnp.asarray(x) for _, x in of_kind("table")]
-        debts = debts_of("value_and_grad", of_kind("table"), optimizer_state)
-        rest = [x for _, x in of_kind("")]
+        by_kind = {
+            kind: [leaf for leaf, k in zip(leaves, kinds, strict=True) if k == kind] for kind in ("table", "dense", "")
+        }
+        named = [f"the table at {keystr(path) or 'the root'}" for path, _ in by_kind["table"]]
+        debts = debts_of("value_and_grad", by_kind["table"], optimizer_state)
+        arrays = [jnp.asarray(x) for _, x in by_kind["table"]]
+        dense, rest = ([x for _, x in by_kind[kind]] for kind in ("dense", ""))
+
+        def together(dense: list[Any], of_tables: list[Any], rest: list[Any]) -> Any:
+            """A tree like the parameters."""
+            left = {"table": iter(of_tables), "dense": iter(dense), "": iter(rest)}
+            return treedef.unflatten([next(left[kind]) for kind in kinds])
 
         def of_leaves(dense: list[Array], arrays: list[Array]) -> Any:
-            return loss(together(iter(dense), iter(arrays), iter(rest)), *args, **kwargs)
+            return loss(together(dense, arrays, rest), *args, **kwargs)
 
-        dense = [x for _, x in of_kind("dense")]
         traced, result = jax.make_jaxpr(of_leaves, return_shape=True)(dense, arrays)
+        if has_aux and not (isinstance(result, tuple) and len(result) == 2):
+            raise TypeError(
+                f"value_and_grad: with has_aux the loss must give a value and more, two things, not {shown(result)}"
+            )
         jaxpr, of_tables = traced.jaxpr, traced.jaxpr.invars[len(dense) :]
-        todo, _ = plan_of(jaxpr, {v: Passed(i) for i, v in enumerate(of_tables)}, named)
+        owing = {number for number, owed in enumerate(debts) if owed is not None}
+        todo, given = plan_of(jaxpr, {v: Passed(i) for i, v in enumerate(of_tables)}, named, owing)
+        if unpaid := [named[passed.table] for passed in given if passed and passed.table in owing]:
+            raise TableUse(f"value_and_grad: the loss gives {unpaid[0]} as it lies, but its rows owe decay")
 
         def tapped(dense: list[Array], taps: list[Array]) -> Any:
             outs, ids = run(
-                jaxpr, traced.consts, [*dense, *arrays], todo, list(zip(arrays, debts, strict=True)), iter(taps)
+                jaxpr, traced.consts, [*dense, *arrays], todo, [*zip(arrays, debts, strict=True)], iter(taps)
             )
             out = jax.tree.unflatten(jax.tree.structure(result), outs)
             value, aux = out if has_aux else (out, None)
@@ -151,44 +167,52 @@ def value_and_grad(loss: Callable[..., Any], tables: Any, *, has_aux: bool = Fal
 
         grad = jax.value_and_grad(tapped, argnums=(0, 1), has_aux=True)
         (value, (aux, ids)), (of_dense, of_taps) = grad(dense, [blank(lookup.rows) for lookup in todo.lookups])
+        none = [RowSparse([], jnp.zeros((0, *x.shape[1:]), x.dtype), x.shape[0]) for x in arrays]
         parts: list[list[RowSparse]] = [[] for _ in arrays]
         for lookup, i, g in zip(todo.lookups, ids, of_taps, strict=True):
             table = arrays[lookup.of.table]
+            g = g if jnp.iscomplexobj(table) else g.real
             values = lookup.by_place(g, i).reshape(*i.shape, *table.shape[1:]).astype(table.dtype)
-            parts[lookup.of.table].append(RowSparse(i, values, table.shape[0]))
-        unused = lambda x: RowSparse([], jnp.zeros((0, *x.shape[1:]), x.dtype), x.shape[0])
-        rows = [RowSparse.concat(*(each or [unused(x)])) for each, x in zip(parts, arrays, strict=True)]
-        grads = together(iter(of_dense), iter(rows), iter([None] * len(rest)))
+            parts[lookup.of.table].append(whole(RowSparse(i, values, table.shape[0]), table))
+        rows = [RowSparse.concat(*(found or [nothing])) for found, nothing in zip(parts, none, strict=True)]
+        grads = together(of_dense, rows, [None] * len(rest))
         return ((value, aux) if has_aux else value), grads
 
     return evaluate
 
 
+def _arguments(f: Any) -> Any:
+    """The names of a function's arguments, as far as they are known."""
+    try:
+        return inspect.signature(f).parameters
+    except (TypeError, ValueError):
+        return ()
+
+
 def _chosen(tables: Any, params: Any, leaves: list[Any]) -> list[bool]:
     """Which leaves of the parameters are tables."""
-    if not isinstance(tables, str):
-        chosen = expanded_mask("value_and_grad", tables, params, params, "tables")
+    names = (tables,) if isinstance(tables, str) else tables
+    if isinstance(names, tuple | list) and names and all(isinstance(name, str) for name in names):
+        keys = [[keystr((key,), simple=True) for key in path] for path, _ in leaves]
+        for name in names:
+            if not any(name in path for path in keys):
+                found = ", ".join(keystr(path) for path, _ in leaves[:8]) or "none"
+                raise ValueError(f"value_and_grad: no parameter has {name!r} in its path; there are {found}")
+        chosen = [x is not None and any(n in path for n in names) for (_, x), path in zip(leaves, keys, strict=True)]
     else:
-        keys = lambda path: [keystr((key,), simple=True) for key in path]
-        chosen = [x is not None and tables in keys(path) for path, x in leaves]
-        if not any(chosen):
-            found = ", ".join(keystr(path) for path, _ in leaves[:8])
-            raise ValueError(f"value_and_grad: no parameter has {tables!r} in its path; there are {found or 'none'}")
+        chosen = expanded_mask("value_and_grad", tables, params, params, "tables")
+    chosen = [x is not None and is_table for (_, x), is_table in zip(leaves, chosen, strict=True)]
     for (path, x), is_table in zip(leaves, chosen, strict=True):
-        if x is not None and is_table and not (_is_inexact(x) and np.ndim(x)):
-            found = "the root" if not path else keystr(path)
-            raise ValueError(
-                f"value_and_grad: the table at {found} must be floating, of shape (rows, ...), got {shown(x)}"
-            )
-    return [x is not None and is_table for (_, x), is_table in zip(leaves, chosen, strict=True)]
+        if is_table and not (_is_inexact(x) and jnp.finfo(jnp.result_type(x)).bits >= 16 and np.ndim(x) and len(x)):
+            where = keystr(path) or "the root"
+            must = "must be floating or complex, of shape (rows, ...)"
+            raise ValueError(f"value_and_grad: the table at {where} {must}, got {shown(x)}")
+    return chosen
 
 
 def _is_inexact(x: Any) -> bool:
-    return (
-        jnp.issubdtype(jnp.result_type(x), jnp.inexact)
-        if isinstance(x, Array | np.ndarray | float | complex)
-        else False
-    )
+    numbers = Array | np.ndarray | np.generic | float | complex
+    return isinstance(x, numbers) and jnp.issubdtype(jnp.result_type(x), jnp.inexact)
 
 
 def _places(unique: UniqueIds, num_rows: int) -> Array:

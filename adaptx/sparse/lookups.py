@@ -6,6 +6,8 @@ table itself is not differentiated, and nothing of its size is made.
 
 from __future__ import annotations
 
+import functools
+import os
 import site
 import sysconfig
 import traceback
@@ -22,8 +24,9 @@ from jax.lax import GatherScatterMode
 from jax.sharding import NamedSharding, PartitionSpec
 
 from adaptx.sparse.decay import left
+from adaptx.sparse.rows import known as within
 
-# The names of primitives change between versions of JAX: tests/sparse/test_lookups.py fails when they do.
+# The names of primitives change between versions of JAX: tests/sparse/test_value_and_grad.py fails when they do.
 _INLINED = {"jit", "pjit"}
 _RECOMPUTED = {"checkpoint", "remat", "remat2"}
 _CAST = "convert_element_type"
@@ -61,10 +64,14 @@ class Plan(NamedTuple):
     lookups: list[Lookup]  # all, in order, those of the plans inside too
 
 
-def plan_of(jaxpr: Jaxpr, at: dict[Any, Passed], named: Sequence[str]) -> tuple[Plan, list[Any]]:
+def plan_of(
+    jaxpr: Jaxpr, at: dict[Any, Passed], tables: Sequence[str], owing: Any = (), line: str = ""
+) -> tuple[Plan, list[Any]]:
     """How to run a jaxpr with taps, and which of its results are tables; `at` says which of its variables are.
 
-    Errors: TableUse, with the table's name.
+    tables: their names; owing: the numbers of those whose rows owe decay; line: where the jaxpr is called.
+
+    Errors: TableUse.
     """
     steps, lookups, at = [], [], dict(at)
     is_table = lambda v: None if isinstance(v, Literal) else at.get(v)
@@ -72,14 +79,22 @@ def plan_of(jaxpr: Jaxpr, at: dict[Any, Passed], named: Sequence[str]) -> tuple[
         found = [is_table(v) for v in eqn.invars]
         passed, name, step = next(filter(None, found), None), eqn.primitive.name, None
         if passed is None:
-            pass
-        elif name in _INLINED | _RECOMPUTED:
+            steps.append(step)
+            continue
+        here = _line(eqn) or line
+        without_gradient = not any(jnp.issubdtype(_aval(v).dtype, jnp.inexact) for v in eqn.outvars)
+        if name in _INLINED | _RECOMPUTED:
             inner = _inner(eqn)
-            step, out = plan_of(inner, {v: p for v, p in zip(inner.invars, found, strict=True) if p}, named)
+            inside = {v: p for v, p in zip(inner.invars, found, strict=True) if p}
+            step, out = plan_of(inner, inside, tables, owing, here)
             lookups += step.lookups
             at |= {v: p for v, p in zip(eqn.outvars, out, strict=True) if p}
-        elif name == "stop_gradient" or not any(jnp.issubdtype(_aval(v).dtype, jnp.inexact) for v in eqn.outvars):
-            pass  # no gradient comes this way
+        elif name == "stop_gradient" or without_gradient:
+            if passed.table in owing:
+                raise TableUse(
+                    f"value_and_grad: {tables[passed.table]} is used whole by `{name}`{here}, but its rows owe decay, "
+                    "which is paid where rows are looked up: give what sparse.flush gives, or change the loss"
+                )
         elif name in _PASSING:
             at[eqn.outvars[0]] = passed._replace(way=(*passed.way, eqn))
         elif found[0] and (row_axes := _looks_up(eqn)) is not None:
@@ -87,9 +102,9 @@ def plan_of(jaxpr: Jaxpr, at: dict[Any, Passed], named: Sequence[str]) -> tuple[
             lookups.append(step)
         else:
             raise TableUse(
-                f"value_and_grad: {named[passed.table]} is used by `{name}`{_line(eqn)}; its gradient is one of rows "
-                "only where rows are looked up, as in table[ids] or jnp.take(table, ids, axis=0), outside of scan, "
-                "cond and custom derivatives: leave it out of `tables`, or change the loss"
+                f"value_and_grad: {tables[passed.table]} is used by `{name}`{here}; its gradient is one of rows only "
+                "where rows are looked up, as in table[ids] or jnp.take(table, ids, axis=0), outside of scan, cond "
+                "and custom derivatives: leave it out of `tables`, or change the loss"
             )
         steps.append(step)
     return Plan(steps, lookups), [is_table(v) for v in jaxpr.outvars]
@@ -117,7 +132,9 @@ def run(
                 _inner(eqn), getattr(eqn.params["jaxpr"], "consts", ()), ins, step, tables, iter(inside)
             )
             if eqn.primitive.name in _RECOMPUTED:
-                once = jax.checkpoint(once, policy=eqn.params["policy"], prevent_cse=eqn.params["prevent_cse"])
+                # JAX may say for each input whether to prevent it; the taps are more inputs.
+                prevent = any(jax.tree.leaves(eqn.params["prevent_cse"]))
+                once = jax.checkpoint(once, policy=eqn.params["policy"], prevent_cse=prevent)
             outs, more = once(ins, inside)
             ids += more
         else:
@@ -130,10 +147,10 @@ def _aval(v: Any) -> Any:
     return v.aval
 
 
-def _bound(eqn: JaxprEqn, *ins: Any) -> Array:
-    """What an equation of one result gives."""
+def _bound(eqn: JaxprEqn, *ins: Any, **changed: Any) -> Array:
+    """What an equation of one result gives, with some of its parameters changed."""
     with eqn.ctx.manager:
-        out: Any = eqn.primitive.bind(*ins, **eqn.params)
+        out: Any = eqn.primitive.bind(*ins, **{**eqn.params, **changed})
     return out[0] if eqn.primitive.multiple_results else out
 
 
@@ -171,14 +188,19 @@ def _ids(eqn: JaxprEqn, ins: list[Any]) -> Array:
         return jnp.arange(of["start_indices"][0], of["limit_indices"][0], (of["strides"] or (1,))[0])
     if name == "dynamic_slice":
         size = of["slice_sizes"][0]
-        return _clamped(ins[1], rows - size) + jnp.arange(size)
-    ids = ins[1][..., of["dimension_numbers"].start_index_map.index(0)]
-    return _clamped(ids, rows - 1) if of["mode"] == GatherScatterMode.CLIP else ids
+        return _clamped(ins[1], rows - size) + jnp.arange(size, dtype=jnp.int32)
+    columns, indices = of["dimension_numbers"].start_index_map, ins[1]
+    ids = indices[..., columns.index(0)]
+    if of["mode"] == GatherScatterMode.CLIP:
+        return _clamped(ids, rows - 1)
+    # A whole row begins at 0 along the other axes; elsewhere it is outside the table, wherever it is along the first.
+    others = [indices[..., i] != 0 for i, axis in enumerate(columns) if axis != 0]
+    return jnp.where(functools.reduce(jnp.logical_or, others), rows, within(ids, rows)) if others else within(ids, rows)
 
 
 def _clamped(ids: Any, top: int) -> Array:
     ids = jnp.asarray(ids)
-    return jnp.clip(ids, 0, min(top, np.iinfo(ids.dtype).max))
+    return jnp.clip(ids, 0, min(top, np.iinfo(ids.dtype).max)).astype(jnp.int32)
 
 
 def _looked_up(eqn: JaxprEqn, ins: list[Any], lookup: Lookup, of: tuple[Any, Any], tap: Array) -> tuple[Array, Array]:
@@ -203,16 +225,22 @@ def _rows(eqn: JaxprEqn, ins: list[Any], lookup: Lookup, of: tuple[Any, Any], id
     for passed in lookup.of.way:
         if passed.primitive.name != _CAST:
             table = _bound(passed, table)
-    rows = _bound(eqn, table, *ins[1:])
+    filling = eqn.params.get("fill_value") if casts else None  # it was given in the last of the dtypes
+    rows = _bound(eqn, table, *ins[1:], **({} if filling is None else {"fill_value": 0}))
+    by_row = lambda v: v.reshape([1 if axis in lookup.row_axes else size for axis, size in enumerate(rows.shape)])
     if owed is not None:
-        shape = [1 if axis in lookup.row_axes else size for axis, size in enumerate(rows.shape)]
-        rows = rows * left(owed, ids).reshape(shape)
+        rows = rows * by_row(left(owed, ids))
     for dtype in (*casts, lookup.rows.dtype):
         rows = rows.astype(dtype)
+    if filling is not None:
+        rows = jnp.where(by_row(ids < table.shape[0]), rows, jnp.asarray(filling, rows.dtype))
     return rows
 
 
-_LIBRARIES = tuple({sysconfig.get_path("stdlib"), *site.getsitepackages(), str(Path(__file__).parents[1])})
+_LIBRARIES = tuple(
+    os.path.join(place, "")
+    for place in (sysconfig.get_path("stdlib"), *site.getsitepackages(), Path(__file__).parents[1])
+)
 
 
 def _line(eqn: JaxprEqn) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,8 @@ from adaptx.core.rounding import wider
 
 _INT32 = 2**31 - 1
 _MARK = np.uint32(0x726F7773)  # in the second word of each index: it was put there on purpose
+# Before jax 0.8 no all-gather is known to give the same on all devices.
+_REPLICATED: Any = {"to": "invarying"} if "to" in inspect.signature(jax.lax.all_gather).parameters else {}
 _HINTS: Any = {"wrap_negative_indices": False}  # `known` has left none
 
 
@@ -275,14 +278,33 @@ def varying(x: Any) -> tuple[str, ...]:
     return tuple(sorted(axes))
 
 
+def vary(x: Array, axes: Any) -> Array:
+    """The array, counted as different from device to device over these axes too."""
+    axes, lax = tuple(axis for axis in axes if axis not in varying(x)), jax.lax
+    if not axes:
+        return x
+    return lax.pcast(x, axes, to="varying") if hasattr(lax, "pcast") else getattr(lax, "pvary")(x, axes)  # noqa: B009
+
+
 def blank(aval: Any, dtype: Any = None) -> Array:
     """Zeros like an abstract array: on a mesh of explicit axes they lie as it does, and they vary over its devices."""
     device = aval.sharding if any(aval.sharding.spec) else None
-    zeros, axes = jnp.zeros(aval.shape, dtype or aval.dtype, device=device), varying(aval)
+    return vary(jnp.zeros(aval.shape, dtype or aval.dtype, device=device), varying(aval))
+
+
+def of_all_devices(rows: RowSparse, axes: Any) -> RowSparse:
+    """The rows of all devices over axes of `shard_map`, the same on each."""
+    gather = lambda a: jax.lax.all_gather(a, axes, **_REPLICATED)
+    return RowSparse(gather(rows.indices), gather(rows.values), rows.num_rows)
+
+
+def whole(rows: RowSparse, table: Array) -> RowSparse:
+    """A table's gradient of all devices, where `shard_map` keeps count of what differs between them and the table does
+    not: there JAX adds up dense gradients too."""
+    axes = tuple(axis for axis in varying(rows.values) if axis not in varying(table))
     if not axes:
-        return zeros
-    lax: Any = jax.lax  # jax 0.7 has pvary for it
-    return lax.pcast(zeros, axes, to="varying") if hasattr(lax, "pcast") else lax.pvary(zeros, axes)
+        return rows
+    return of_all_devices(RowSparse(vary(rows.indices, axes), rows.values, rows.num_rows), axes)
 
 
 def column(v: Array, like: Array) -> Array:

@@ -127,6 +127,7 @@ def test_bad_input(arguments: list[str], message: str, tmp_path: Path, capsys: p
     with pytest.raises(SystemExit) as end:
         embeddings.main(["--out", str(tmp_path / "report.md"), *map(fill, arguments)])
     assert end.value.code == 2
+    assert not (tmp_path / "report.md").exists()
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith(f"python -m benchmarks.embeddings: error: {fill(message)}")
 

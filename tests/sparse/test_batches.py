@@ -66,6 +66,7 @@ def test_means_keep_dtypes_and_none_and_add_up_in_float32() -> None:
     assert complex(mean["z"]) == 1 + 1j
     with x64():
         assert sparse.mean_over_batches(lambda x: x, np.full(3, 1 / 3)).dtype == jnp.float64
+    assert float(sparse.mean_over_batches(lambda x: 1.5, jnp.ones(3))) == 1.5
 
 
 def test_a_micro_batch_costs_the_memory_of_one() -> None:
@@ -114,24 +115,81 @@ def _over_devices(step: Any, check_vma: bool, axes: tuple[str, ...] = ("d",)) ->
     return jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=check_vma)
 
 
+LOSSES = {
+    "split ids": lambda p, i, y: jnp.mean((jnp.take(p["emb"], i, axis=0) @ p["w"] - y) ** 2),
+    "a row that all look up": lambda p, i, y: jnp.mean(((p["emb"][i] + p["emb"][0][None]) @ p["w"] - y) ** 2),
+    "only such rows": lambda p, i, y: jnp.mean(jnp.sum(p["emb"][:2], 0) @ p["w"] - y) ** 2 + jnp.mean(y * i),
+    "a penalty on rows": lambda p, i, y: jnp.mean((p["emb"][i] @ p["w"] - y) ** 2) + jnp.sum(p["emb"][:4] ** 2),
+}
+
+
 @pytest.mark.parametrize("check_vma", [False, True] if REPLICATES else [False])
 @pytest.mark.parametrize("axes", [("d",), ("a", "b")])
 @pytest.mark.parametrize("parts", [0, 3])
-def test_devices(check_vma: bool, axes: tuple[str, ...], parts: int) -> None:
-    """8 devices with 3 ids each, some in micro-batches of one, are the whole batch, whoever adds up dense gradients."""
+@pytest.mark.parametrize("name", LOSSES)
+def test_devices(check_vma: bool, axes: tuple[str, ...], parts: int, name: str) -> None:
+    """8 devices with 3 ids each, some in micro-batches of one, are the whole batch, whoever adds up gradients."""
+    local = LOSSES[name]
+    loss = (lambda *args: jax.lax.pmean(local(*args), axes)) if check_vma else local
     grad = sparse.value_and_grad(loss, "emb")
 
     def step(params: Any, ids: Any, y: Any) -> Any:
         if parts:
             cut = (ids.reshape(parts, -1), y.reshape(parts, -1))
-            _, grads = sparse.mean_over_batches(lambda batch: grad(params, *batch), cut)
+            value, grads = sparse.mean_over_batches(lambda batch: grad(params, *batch), cut)
         else:
-            _, grads = grad(params, ids, y)
-        return sparse.mean_over_devices({**grads, "none": None}, axes if len(axes) > 1 else axes[0])
+            value, grads = grad(params, ids, y)
+        if check_vma:
+            return value, grads
+        value, grads = sparse.mean_over_devices((value, {**grads, "none": None}), axes if len(axes) > 1 else axes[0])
+        assert grads.pop("none") is None
+        return value, grads
 
-    grads = jax.jit(_over_devices(step, check_vma, axes))(parameters(), IDS, Y)
-    assert grads.pop("none") is None
-    assert_is_the_whole(grads)
+    if parts and name == "only such rows":
+        return  # a square of means is no mean of squares
+    value, grads = jax.jit(_over_devices(step, check_vma, axes))(parameters(), IDS, Y)
+    if name == "only such rows":
+        whole = jax.value_and_grad(
+            lambda p: jnp.mean(
+                jnp.stack([local(p, i, y) for i, y in zip(IDS.reshape(8, 3), Y.reshape(8, 3), strict=True)])
+            )
+        )(parameters())
+    else:
+        whole = jax.value_and_grad(local)(parameters(), IDS, Y)
+    np.testing.assert_allclose(value, whole[0], rtol=1e-5)
+    np.testing.assert_allclose(grads["emb"].todense(), whole[1]["emb"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(grads["w"], whole[1]["w"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(not REPLICATES, reason="this JAX cannot gather rows into what is the same everywhere")
+def test_rows_that_are_looked_up_first_are_those_of_all_devices_too() -> None:
+    """Split ids, and one that all devices look up."""
+
+    def step(params: Any, ids: Any, y: Any) -> Any:
+        def loss(w: Any, rows: Any, y: Any) -> Any:
+            return jax.lax.pmean(jnp.mean(((rows["own"] + rows["all"]) @ w - y) ** 2), "d")
+
+        grad = sparse.rows_value_and_grad(loss)
+        _, (w, emb) = grad(params["w"], params["emb"], {"own": ids, "all": jnp.array([0])}, y)
+        return {"w": w, "emb": emb}
+
+    got = jax.jit(_over_devices(step, True))(parameters(), np.abs(IDS), Y)
+    whole = jax.grad(LOSSES["a row that all look up"])(parameters(), np.abs(IDS), Y)
+    np.testing.assert_allclose(got["emb"].todense(), whole["emb"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(got["w"], whole["w"], rtol=1e-5, atol=1e-6)
+
+
+def test_what_jax_has_added_up_has_no_mean() -> None:
+    """By the name of the first such leaf, with the remedy; what differs between devices is averaged there too."""
+
+    def step(params: Any, ids: Any, y: Any) -> Any:
+        return sparse.mean_over_devices(jax.grad(loss)(params, ids, y), "d")
+
+    with pytest.raises(ValueError, match=r"added up the gradient at \['emb'\] already; .* jax.lax.pmean\(loss, 'd'\)"):
+        jax.jit(_over_devices(step, True))(parameters(), IDS, Y)
+    own = lambda params, ids, y: sparse.mean_over_devices({"y": jnp.sum(y)}, ["d"])
+    mean = jax.jit(_over_devices(own, True))(parameters(), IDS, Y)
+    np.testing.assert_allclose(mean["y"], np.sum(Y) / 8, rtol=1e-5)
 
 
 @pytest.mark.parametrize("check_vma", [False, True] if REPLICATES else [False])
@@ -141,13 +199,18 @@ def test_devices_exchange_rows_and_never_a_table(check_vma: bool) -> None:
     x = {"emb": jnp.asarray(np.random.default_rng(0).normal(size=(rows, WIDTH)), jnp.float32), "w": jnp.ones(WIDTH)}
     tx = sparse.adagrad(0.1, initial_accumulator=0.1)
 
-    def step(params: Any, ids: Any, y: Any, exchange: Any) -> Any:
-        _, grads = sparse.value_and_grad(loss, "emb")(params, ids, y)
+    def step(params: Any, ids: Any, y: Any, mean: Any = lambda v: v, exchange: Any = lambda g: g) -> Any:
+        _, grads = sparse.value_and_grad(lambda *args: mean(loss(*args)), "emb")(params, ids, y)
         updates, _ = tx.update(exchange(grads), tx.init(params), params)
         return optax.apply_updates(params, updates)
 
-    one = jax.jit(functools.partial(step, exchange=lambda g: g))(x, IDS, Y)
-    of_device = functools.partial(step, exchange=lambda g: sparse.mean_over_devices(g, "d"))
+    one = jax.jit(step)(x, IDS, Y)
+    way = (
+        {"mean": lambda v: jax.lax.pmean(v, "d")}
+        if check_vma
+        else {"exchange": lambda g: sparse.mean_over_devices(g, "d")}
+    )
+    of_device = functools.partial(step, **way)
     program = jax.jit(_over_devices(of_device, check_vma)).lower(x, IDS, Y).compile()
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), program(x, IDS, Y), one)
     collectives = re.findall(r"= (\S+) (all-gather|all-reduce|reduce-scatter|all-to-all)\(", program.as_text())
