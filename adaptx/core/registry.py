@@ -107,7 +107,7 @@ def checked(factory: Callable[P, T], paper: Paper | tuple[()] = ()) -> Callable[
             raise TypeError(f"{name}: {error}; allowed are {allowed}") from None
         given = bound.arguments
         for argument, value in given.items():
-            _check(name, argument, value)
+            check_argument(name, argument, value)
             needed = GLOSSARY[argument].needs
             off = value is defaults[argument] or (is_flag(value) and value == defaults[argument])
             if needed and not off and given.get(needed, defaults.get(needed)) is None:
@@ -129,7 +129,7 @@ def _described(parameter: inspect.Parameter) -> str:
     return f"    {parameter.name}: {argument.meaning}; {argument.allowed}{none}; {default}."
 
 
-def _check(name: str, argument: str, value: Any) -> None:
+def check_argument(name: str, argument: str, value: Any) -> None:
     """One line for a value out of range; schedules pass, and tracers of one number."""
     meaning = GLOSSARY[argument]
     if (value is None and meaning.none) or (callable(value) and (meaning.schedulable or argument == "mask")):
