@@ -67,7 +67,7 @@ def inject_hyperparams(
     if unknown := sorted(fixed - set(signature.parameters)):
         allowed = ", ".join(signature.parameters)
         raise TypeError(f"inject_hyperparams: {name} has no argument {', '.join(unknown)}; allowed are {allowed}")
-    ours = getattr(factory, "__module__", "").startswith("adaptx.")
+    ours = getattr(factory, "__module__", "").startswith("adaptx.") and signature.parameters.keys() <= GLOSSARY.keys()
 
     @functools.wraps(factory)
     def injected(*args: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
