@@ -95,7 +95,7 @@ def test_set_values_are_those_of_a_closed_over_optimizer() -> None:
     params, state = steps(tx, tx.init(X))
     got = steps(tx, set_hyperparams(state, learning_rate=0.02, b2=0.9999), params)
     expected = steps(adaptx.adam(0.02, b2=0.9999), state.inner, params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), (got[0], got[1].inner), expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), (got[0], got[1].inner), expected)
 
 
 def test_schedules() -> None:
@@ -106,7 +106,8 @@ def test_schedules() -> None:
     params, state = steps(tx, state)
     np.testing.assert_allclose(get_hyperparams(state)["learning_rate"], 0.2, rtol=1e-6)  # of the third step
     same, _ = steps(adaptx.adam(optax.linear_schedule(0.4, 0.0, 4), weight_decay=0.5), adaptx.adam(0.1).init(X))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), params, same)
+    # Parameters of size 1, of which the steps leave a twentieth: the rounding is that of 1.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), params, same)
     with pytest.raises(ValueError, match="set_hyperparams: learning_rate is scheduled; override=True stops"):
         set_hyperparams(state, learning_rate=1.0)
     state = set_hyperparams(state, override=True, learning_rate=1.0)
