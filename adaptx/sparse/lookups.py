@@ -124,7 +124,7 @@ def run(
         ins = [value(v) for v in eqn.invars]
         if isinstance(step, Lookup):
             found, rows = _looked_up(eqn, ins, step, tables[step.of.table], next(taps))
-            ids.append(_here(found))
+            ids.append(_on(found, NamedSharding(jax.sharding.get_abstract_mesh(), PartitionSpec())))
             outs = [rows]
         elif isinstance(step, Plan):
             inside = [next(taps) for _ in step.lookups]
@@ -208,14 +208,13 @@ def _looked_up(eqn: JaxprEqn, ins: list[Any], lookup: Lookup, of: tuple[Any, Any
     with eqn.ctx.manager:  # also among automatic axes, where `.at[ids].get(out_sharding=...)` looks up
         ids = _ids(eqn, ins)
         rows = _rows(eqn, ins, lookup, of, ids)
-        lies = jax.typeof(rows).sharding
-        return ids, rows + (tap if jax.typeof(tap).sharding == lies else jax.sharding.reshard(tap, lies))
+        return ids, rows + _on(tap, jax.typeof(rows).sharding)
 
 
-def _here(x: Array) -> Array:
-    """An array of other mesh axes, on those of this place."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return x if jax.typeof(x).sharding.mesh == mesh else jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec()))
+def _on(x: Array, lies: Any) -> Array:
+    """An array of other mesh axes (explicit ones, or automatic), on those where another lies."""
+    mesh = jax.typeof(x).sharding.mesh
+    return x if mesh.empty or lies.mesh.empty or mesh == lies.mesh else jax.sharding.reshard(x, lies)
 
 
 def _rows(eqn: JaxprEqn, ins: list[Any], lookup: Lookup, of: tuple[Any, Any], ids: Array) -> Array:

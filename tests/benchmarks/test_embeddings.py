@@ -92,6 +92,7 @@ def test_packages(library: Path) -> None:
     assert all(run.accuracies[-1] > data.majority + 0.2 for run in runs)
 
 
+@pytest.mark.filterwarnings("ignore:'parseAll")  # an old matplotlib with a new pyparsing
 def test_a_quick_run_reports(library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "report.md"
     assert embeddings.main(["--quick", "--sources", str(library), "--out", str(out)]) == 0
