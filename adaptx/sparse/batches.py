@@ -40,20 +40,19 @@ def mean_over_batches(f: Callable[[Any], Any], batches: Any) -> Any:
         raise ValueError(f"mean_over_batches: batches must be arrays of one first axis, at least 1, got shapes {found}")
     (count,) = sizes.pop()
     traced, result = jax.make_jaxpr(f, return_shape=True)(jax.tree.map(lambda x: x[0], batches))
-    abstract, treedef, _ = flattened(jax.tree.unflatten(jax.tree.structure(result), traced.out_avals))
+    structure = jax.tree.structure(result)
+    abstract, treedef, numbers = flattened(structure.unflatten(traced.out_avals))
     dense = [i for i, x in enumerate(abstract) if x is not None and not is_rows(x)]
     rows = [i for i, x in enumerate(abstract) if is_rows(x)]
     for i in dense:
         if not jnp.issubdtype(abstract[i].dtype, jnp.inexact):
-            path = paths(result)[i]
+            path = paths(numbers)[i]
             raise TypeError(
                 f"mean_over_batches: f gives {abstract[i].dtype} at {path}, which has no mean; leave it out"
             )
 
     def body(sums: list[Array], batch: Any) -> Any:
-        found, _, _ = flattened(
-            jax.tree.unflatten(jax.tree.structure(result), jaxpr_as_fun(traced)(*jax.tree.leaves(batch)))
-        )
+        found, _, _ = flattened(structure.unflatten(jaxpr_as_fun(traced)(*jax.tree.leaves(batch))))
         return [s + jnp.asarray(found[i], s.dtype) for s, i in zip(sums, dense, strict=True)], [found[i] for i in rows]
 
     zeros = [blank(abstract[i], wider(jnp.float32, abstract[i].dtype)) for i in dense]

@@ -111,7 +111,7 @@ def read(params: Any, state: Any, ids: Any) -> Any:
     Errors: ValueError for trees that do not fit, or a table that the state does not have, or has in several places.
     """
     tables, treedef = tree_flatten_with_path(params)
-    owed = _owed("read", tables, _debts(state))
+    owed = debts_of("read", tables, state)
     looked = following("read", params, ids)
     if any(isinstance(i, UniqueIds) for i in jax.tree.leaves(looked, is_leaf=lambda i: isinstance(i, UniqueIds))):
         raise TypeError("read: ids must be integers; of UniqueIds give `.ids`")
@@ -216,11 +216,6 @@ def _path(path: Any) -> str:
     return keystr(path).removesuffix(".value")
 
 
-def debts_of(name: str, tables: list[Any], state: Any) -> list[Any]:
-    """What each table, of which the path is known, owes in an optimizer's state."""
-    return _owed(name, tables, _debts(state))
-
-
 def _debts(state: Any) -> dict[str, tuple[Array, Any]]:
     """For each parameter of an optimizer with decay at read: log_decay, and the paid array, None where masked."""
     debts = {}
@@ -230,9 +225,10 @@ def _debts(state: Any) -> dict[str, tuple[Array, Any]]:
     return debts
 
 
-def _owed(name: str, tables: list[Any], debts: dict[str, tuple[Array, Any]]) -> list[Any]:
-    """What each table owes: found by its whole path where these are all the tables, else by the end of it."""
-    ours = [_path(path) for path, _ in tables]
+def debts_of(name: str, tables: list[Any], state: Any) -> list[Any]:
+    """What each table, given with its path, owes: found by the whole path where these are all the tables, else by the
+    end of it."""
+    debts, ours = _debts(state), [_path(path) for path, _ in tables]
     owed = []
     for path, (_, x) in zip(ours, tables, strict=True):
         ends = [p for p in debts if (p == path if {*ours} == debts.keys() else p.endswith(path))]

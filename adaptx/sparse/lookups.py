@@ -24,7 +24,7 @@ from jax.lax import GatherScatterMode
 from jax.sharding import NamedSharding, PartitionSpec
 
 from adaptx.sparse.decay import left
-from adaptx.sparse.rows import known as within
+from adaptx.sparse.rows import known
 
 # The names of primitives change between versions of JAX: tests/sparse/test_value_and_grad.py fails when they do.
 _INLINED = {"jit", "pjit"}
@@ -117,8 +117,8 @@ def run(
 
     tables: for each table the array and what its rows owe (None: nothing).
     """
-    known: dict[Any, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
-    value = lambda v: v.val if isinstance(v, Literal) else known[v]
+    values: dict[Any, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
+    value = lambda v: v.val if isinstance(v, Literal) else values[v]
     ids: list[Array] = []
     for eqn, step in zip(jaxpr.eqns, plan.steps, strict=True):
         ins = [value(v) for v in eqn.invars]
@@ -139,7 +139,7 @@ def run(
             ids += more
         else:
             outs = _evaluated(jaxpr, eqn, ins)
-        known |= zip(eqn.outvars, outs, strict=True)
+        values |= zip(eqn.outvars, outs, strict=True)
     return [value(v) for v in jaxpr.outvars], ids
 
 
@@ -195,7 +195,7 @@ def _ids(eqn: JaxprEqn, ins: list[Any]) -> Array:
         return _clamped(ids, rows - 1)
     # A whole row begins at 0 along the other axes; elsewhere it is outside the table, wherever it is along the first.
     others = [indices[..., i] != 0 for i, axis in enumerate(columns) if axis != 0]
-    return jnp.where(functools.reduce(jnp.logical_or, others), rows, within(ids, rows)) if others else within(ids, rows)
+    return jnp.where(functools.reduce(jnp.logical_or, others), rows, known(ids, rows)) if others else known(ids, rows)
 
 
 def _clamped(ids: Any, top: int) -> Array:

@@ -280,10 +280,11 @@ def varying(x: Any) -> tuple[str, ...]:
 
 def vary(x: Array, axes: Any) -> Array:
     """The array, counted as different from device to device over these axes too."""
-    axes, lax = tuple(axis for axis in axes if axis not in varying(x)), jax.lax
+    axes = tuple(axis for axis in axes if axis not in varying(x))
+    lax: Any = jax.lax  # jax 0.7 has pvary for what is pcast now
     if not axes:
         return x
-    return lax.pcast(x, axes, to="varying") if hasattr(lax, "pcast") else getattr(lax, "pvary")(x, axes)  # noqa: B009
+    return lax.pcast(x, axes, to="varying") if hasattr(lax, "pcast") else lax.pvary(x, axes)
 
 
 def blank(aval: Any, dtype: Any = None) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +17,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import adaptx
 from adaptx import sparse
-from tests.sparse.tables import draws
+from tests.sparse.tables import EXPLICIT, draws
 
 V, D, N = 50_000, 16, 32  # a table of 3.2 MB and rows of 2 kB
 TABLE = 4 * V * D
@@ -277,10 +276,6 @@ def test_a_table_by_rows_on_several_devices(name: str, devices: int) -> None:
     one, (params, state), _ = plain(tx)
     expected = jax.jit(one)(params, state, np.asarray(ids), np.asarray(y))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, expected)
-
-
-# Jax 0.7 cannot say where the result of a scatter lies.
-EXPLICIT = "out_sharding" in inspect.signature(jnp.zeros(1).at[0].set).parameters
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit] if EXPLICIT else [AxisType.Auto])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from typing import Any
 
 import jax
@@ -17,7 +16,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from adaptx import sparse
 from tests.conftest import x64
-from tests.sparse.tables import ROWS, WIDTH, table
+from tests.sparse.tables import EXPLICIT, ROWS, WIDTH, table
 
 IDS = np.array([[3, 3, 0, 9], [-1, 10, 3, 2]], np.int32)  # twice, and from the end
 BEYOND = np.array([3, 11, -12, 40, 10, -1], np.int32)  # outside the table, above and below
@@ -475,7 +474,7 @@ def test_complex_numbers() -> None:
 def test_remat_recomputes_as_it_was_told(prevent: Any) -> None:
     """Its policy is kept: no sine is computed again with one that saves everything, with the other it is."""
     if not isinstance(prevent, bool) and jax.__version_info__ < (0, 10):
-        pytest.skip("this JAX takes one bool for all inputs")
+        pytest.skip("jax 0.7 takes one bool for all inputs, no tuple")
     sines = []
     for policy in (jax.checkpoint_policies.everything_saveable, jax.checkpoint_policies.nothing_saveable):
         f = jax.checkpoint(lambda p: square(jnp.exp(jnp.sin(p["emb"][IDS]))), policy=policy, prevent_cse=prevent)
@@ -505,10 +504,6 @@ def test_what_owes_decay_is_not_used_whole() -> None:
     assert sparse.value_and_grad(gives, "emb", has_aux=True)(params)[0][1]["emb"].shape == (ROWS, WIDTH)
     with pytest.raises(sparse.TableUse, match=r"the loss gives the table at .* as it lies, but its rows owe decay"):
         sparse.value_and_grad(gives, "emb", has_aux=True)(params, optimizer_state=state)
-
-
-# Jax 0.7 cannot say where the result of a scatter lies.
-EXPLICIT = "out_sharding" in inspect.signature(jnp.zeros(1).at[0].set).parameters
 
 
 @pytest.mark.skipif(not EXPLICIT, reason="jax 0.7 has no explicit axes for indexed updates")
