@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 
 class Argument(NamedTuple):
@@ -12,7 +18,8 @@ class Argument(NamedTuple):
 
     meaning: str
     allowed: str
-    test: Callable[[Any], bool] | None = None
+    test: Callable[[Any], bool]  # whether a value is allowed
+    decay: bool = False  # a decay rate, which may be a Decay
     schedulable: bool = False
     static: bool = False  # an int that shapes the program: no tracer, no array
     choices: tuple[str, ...] = ()
@@ -20,12 +27,53 @@ class Argument(NamedTuple):
     needs: str = ""  # the argument without which this one would change nothing
 
 
-_rate = functools.partial(Argument, allowed="a number, array or schedule >= 0", test=lambda v: v >= 0, schedulable=True)
-_decay = functools.partial(Argument, allowed="in [0, 1)", test=lambda v: (v >= 0) & (v < 1))
-_size = functools.partial(Argument, allowed=">= 0", test=lambda v: v >= 0)
-_positive = functools.partial(Argument, allowed="> 0", test=lambda v: v > 0)
-_mask = functools.partial(Argument, allowed="a prefix tree of bools or a function giving one")
-_switch = functools.partial(Argument, allowed="True or False")
+def is_number(value: Any) -> bool:
+    """One real number, traced or not; a bool is none, nor is an int beyond 64 bits."""
+    if not isinstance(value, int | float | np.ndarray | np.generic | jax.Array) or np.ndim(value):
+        return False
+    dtype = np.asarray(value).dtype if isinstance(value, int | float) else value.dtype
+    return jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)
+
+
+def is_flag(value: Any) -> bool:
+    """One bool, of Python, NumPy or JAX, whose value is known."""
+    array = getattr(value, "dtype", None) == np.bool_ and not value.ndim
+    return isinstance(value, bool) or (array and not isinstance(value, Tracer))
+
+
+def _number(within: Callable[[float], bool]) -> Callable[[Any], bool]:
+    """One finite number within a range; of a tracer the value is not known."""
+    known = lambda v: math.isfinite(v) and within(float(v))
+    return lambda v: is_number(v) and (isinstance(v, Tracer) or known(v))
+
+
+def _choice(meaning: str, *choices: str, needs: str = "") -> Argument:
+    test = lambda v: isinstance(v, str) and v in choices
+    return Argument(meaning, " or ".join(map(repr, choices)), test, choices=choices, needs=needs)
+
+
+_at_least_0, _above_0 = _number(lambda v: v >= 0), _number(lambda v: v > 0)
+_size = functools.partial(Argument, allowed=">= 0", test=_at_least_0)
+_positive = functools.partial(Argument, allowed="> 0", test=_above_0)
+_decay = functools.partial(Argument, allowed="in [0, 1)", test=_number(lambda v: 0 <= v < 1), decay=True)
+_rate = functools.partial(
+    Argument,
+    allowed="a number, array or schedule >= 0",
+    test=lambda v: callable(v) or _at_least_0(v),
+    schedulable=True,
+)
+_switch = functools.partial(Argument, allowed="True or False", test=lambda v: isinstance(v, bool | np.bool_))
+_mask = functools.partial(
+    Argument,
+    allowed="a prefix tree of bools or a function giving one",
+    test=lambda v: callable(v) or all(map(is_flag, jax.tree.leaves(v))),
+)
+_count = functools.partial(
+    Argument,
+    allowed="an int >= 0",
+    test=lambda v: isinstance(v, int | np.integer) and not isinstance(v, bool) and v >= 0,
+    static=True,
+)
 
 GLOSSARY: dict[str, Argument] = {
     "learning_rate": _rate("the step size"),
@@ -50,21 +98,15 @@ GLOSSARY: dict[str, Argument] = {
     "final_learning_rate": _rate("the SGD rate that both bounds tend to"),
     "gamma": _positive("how fast the bounds close"),
     "amsbound": _switch("divide by the largest second moment so far"),
-    "per": Argument("one accumulator for each", "'tensor' or 'tree'", choices=("tensor", "tree")),
-    "bias": Argument("whose steps the bias corrections count", "'global' or 'row'", choices=("global", "row")),
-    "decay_at": Argument(
+    "per": _choice("one accumulator for each", "tensor", "tree"),
+    "bias": _choice("whose steps the bias corrections count", "global", "row"),
+    "decay_at": _choice(
         "when a row decays: in the steps that use it, or, exactly, when it is read (by `sparse.read`)",
-        "'touch' or 'read'",
-        choices=("touch", "read"),
+        "touch",
+        "read",
         needs="weight_decay",
     ),
-    "seed": Argument(
-        "rounds the rows of bfloat16 tables up or down at random, with the right mean",
-        "an int >= 0",
-        lambda v: v >= 0,
-        static=True,
-        none="to nearest",
-    ),
+    "seed": _count("rounds the rows of bfloat16 tables up or down at random, with the right mean", none="to nearest"),
     "threshold": _size("the largest |g| that is dropped"),
     "initial_distance": _positive("the first distance, relative to 1 + the norm of the first parameters"),
 }
@@ -100,5 +142,5 @@ RENAMED: dict[str, tuple[str, ...]] = {
 ERRORS = (
     "Errors:",
     "    TypeError: an unknown argument; in init and update, a leaf that is neither floating nor complex.",
-    "    ValueError: an argument out of range; in update, trees or shapes that do not fit, or something missing.",
+    "    ValueError: an argument out of range; in update, trees or arrays that do not fit, or something missing.",
 )

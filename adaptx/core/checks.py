@@ -11,6 +11,7 @@ from jax.core import Tracer
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from adaptx.core.rule import Like
+from adaptx.glossary import is_flag
 
 
 def is_none(x: Any) -> bool:
@@ -55,23 +56,28 @@ def array(x: Any) -> Any:
     return jnp.asarray(x) if isinstance(x, np.ndarray | np.generic | complex | float | int) else x
 
 
-def matching_params(name: str, grads: Any, gs: list[Any], params: Any) -> list[Any]:
+def check_like(what: str, like: Any, value: Any) -> None:
+    """A value, one array or a tree of them, has the shapes and kinds of `like`; the widths of its dtypes may differ."""
+    try:
+        chex.assert_trees_all_equal_comparator(_alike, lambda *_: "", like, value)
+    except AssertionError:
+        raise ValueError(f"{what} must be like {shown(like)}, got {shown(value)}") from None
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Of one shape, and both complex, both floating or of one other dtype."""
+    kind = lambda d: next((k for k in (jnp.complexfloating, jnp.floating) if jnp.issubdtype(d, k)), d)
+    return jnp.shape(a) == jnp.shape(b) and kind(a.dtype) == kind(getattr(b, "dtype", None))
+
+
+def matching_params(name: str, grads: Any, at: list[str], gs: list[Any], params: Any) -> list[Any]:
     """The parameter of each gradient: of its shape, and floating or complex like it."""
     if params is None:
         return [None] * len(gs)
     xs = [x if g is None else array(x) for g, x in zip(gs, aligned(name, grads, params, "parameters"), strict=True)]
-    for i, (g, x) in enumerate(zip(gs, xs, strict=True)):
-        if g is None:
-            continue
-        if not hasattr(x, "shape"):
-            raise ValueError(f"{name}: only the gradients have a leaf at {paths(grads)[i]}, not the parameters")
-        try:
-            chex.assert_equal_shape([g, x])
-        except AssertionError:
-            found = f"has shape {g.shape}, its parameter {x.shape}"
-            raise ValueError(f"{name}: the gradient at {paths(grads)[i]} {found}") from None
-        if _kinds(g) != _kinds(x):
-            raise TypeError(f"{name}: the gradient at {paths(grads)[i]} is {g.dtype}, its parameter {x.dtype}")
+    for path, g, x in zip(at, gs, xs, strict=True):
+        if g is not None:
+            check_like(f"{name}: the parameter of the gradient at {path}", g, x)
     return xs
 
 
@@ -79,16 +85,15 @@ def check_state(name: str, kind: Any, state: Any, unused: list[str], scalars: An
     """The state is what init gives: of its kind, one number in each scalar, and nothing that would be lost."""
     if not isinstance(state, kind):
         raise TypeError(f"{name}: the state must be the {kind.__name__} that init gives, got {type(state).__name__}")
-    for field in ("count", *scalars):
-        a, number = getattr(state, field), "one int32" if field == "count" else "one array without axes"
-        if not (hasattr(a, "dtype") and a.shape == () and (field != "count" or a.dtype == jnp.int32)):
-            raise ValueError(f"{name}: the state's `{field}` must be {number}, as init gives it, got {shown(a)}")
+    for field, a in {"count": state.count, **{field: getattr(state, field) for field in scalars}}.items():
+        dtype = jnp.int32 if field == "count" else getattr(a, "dtype", jnp.float32)
+        check_like(f"{name}: the state's `{field}`", jax.ShapeDtypeStruct((), dtype), a)
     lost = [field for field in unused if getattr(state, field) is not None]
     if lost:
         raise ValueError(f"{name}: the state has {', '.join(lost)}, which these arguments do not keep")
 
 
-def matching_state(name: str, grads: Any, gs: list[Any], state: Any, slots: Any) -> dict[int, dict[str, Any]]:
+def matching_state(name: str, grads: Any, at: list[str], gs: list[Any], state: Any, slots: Any) -> dict[int, Any]:
     """The state of each gradient leaf by field, of the shapes and kinds that `init` gives a parameter like it."""
 
     @functools.cache
@@ -98,29 +103,19 @@ def matching_state(name: str, grads: Any, gs: list[Any], state: Any, slots: Any)
 
     by_field = {field: aligned(name, grads, tree, f"state fields `{field}`") for field, tree in state.items()}
     for field, leaves in by_field.items():
-        for i, (g, slot) in enumerate(zip(gs, leaves, strict=True)):
-            if g is not None and _kinds(slot) != _kinds(like := expected(field, g.shape, g.dtype)):
-                found = f"needs state `{field}` like {shown(like)}, got {shown(slot)}"
-                raise ValueError(f"{name}: the gradient at {paths(grads)[i]} {found}")
+        for path, g, slot in zip(at, gs, leaves, strict=True):
+            if g is not None:
+                check_like(f"{name}: the `{field}` of the gradient at {path}", expected(field, g.shape, g.dtype), slot)
     return {i: {field: leaves[i] for field, leaves in by_field.items()} for i in range(len(gs))}
-
-
-def _kinds(tree: Any) -> Any:
-    """Shapes, and whether the numbers are complex, floating or of another dtype; widths may differ."""
-    kind = lambda d: next((k for k in (jnp.complexfloating, jnp.floating) if jnp.issubdtype(d, k)), d)
-    return jax.tree.map(lambda a: (jnp.shape(a), kind(getattr(a, "dtype", None))), tree)
 
 
 def shown(value: Any) -> str:
     """A value on one line, not too long; arrays by dtype and shape."""
-    brief = lambda a: f"{a.dtype}{list(a.shape)}" if getattr(a, "ndim", 0) else a
-    text = brief(value) if getattr(value, "ndim", 0) else " ".join(repr(jax.tree.map(brief, value)).split())
+    known = lambda a: not getattr(a, "ndim", 0) and not isinstance(a, jax.ShapeDtypeStruct | Tracer)
+    brief = lambda a: a if known(a) else f"{a.dtype}{list(a.shape)}"
+    told = jax.tree.map(brief, value)
+    text = told if hasattr(value, "dtype") and isinstance(told, str) else " ".join(repr(told).split())
     return text if len(text) <= 100 else text[:97] + "..."
-
-
-def is_flag(m: Any) -> bool:
-    """One bool, of Python, NumPy or JAX."""
-    return isinstance(m, bool) or (getattr(m, "dtype", None) == np.bool_ and not m.ndim)
 
 
 def expanded_mask(name: str, mask: Any, params: Any, grads: Any, what: str = "mask") -> list[bool]:
@@ -137,11 +132,8 @@ def expanded_mask(name: str, mask: Any, params: Any, grads: Any, what: str = "ma
     said = [g is None or m for g, m in zip(gs, said, strict=True)]  # without a gradient it may say anything
     if not all(map(is_flag, said)):
         wrong = [f"{shown(m)} at {path}" for m, path in zip(said, paths(grads), strict=True) if not is_flag(m)]
-        raise ValueError(
-            f"{name}: {what} must be a tree of bools, a prefix of the parameters', not {', '.join(wrong[:3])}"
-        )
-    if any(isinstance(m, Tracer) for m in said):
-        raise ValueError(f"{name}: {what} must be known when the step is compiled; it has traced bools")
+        bools = "a tree of bools, known when the step is compiled and a prefix of the parameters'"
+        raise ValueError(f"{name}: {what} must be {bools}, not {', '.join(wrong[:3])}")
     return list(map(bool, said))
 
 

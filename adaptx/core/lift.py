@@ -36,14 +36,15 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
     def init(params: Any) -> Any:
         initialised.get()(name)
         checks.check_inexact(name, "parameter", params)
-        leaves = jax.tree.leaves(params)
-        abstract = any(isinstance(x, jax.ShapeDtypeStruct) for x in leaves)
-        make = jax.eval_shape if abstract else lambda f, *args: f(*args)
-        return rule.State(
-            count=make(lambda: jnp.zeros([], jnp.int32)),
-            **{field: jax.tree.map(functools.partial(_first, f), params) for field, f in first.items()},
-            **{field: make(functools.partial(_first_scalar, f), leaves) for field, f in rule.scalars.items()},
-        )
+        if not any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(params)):
+            return first_state(params)
+        state = jax.eval_shape(first_state, params)
+        return state._replace(**{field: jax.tree.map(_placed, params, getattr(state, field)) for field in first})
+
+    def first_state(params: Any) -> Any:
+        slots = {field: jax.tree.map(slot, params) for field, slot in first.items()}
+        scalars = {field: _first_scalar(value, jax.tree.leaves(params)) for field, value in rule.scalars.items()}
+        return rule.State(count=jnp.zeros([], jnp.int32), **slots, **scalars)
 
     def enter(g: Array, x: Any, slots: Any, scalars: Any, clock: Any, working: Any, decayed: bool) -> Any:
         """One leaf in working precision: g, s, x, t as the rule sees them."""
@@ -89,9 +90,9 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
         grads = jax.tree.map(checks.array, updates, is_leaf=checks.is_none)
         checks.require(name, required, {**extra, "params": params})
         gs, treedef = jax.tree.flatten(grads, is_leaf=checks.is_none)
-        live = [i for i, g in enumerate(gs) if g is not None]
-        xs = checks.matching_params(name, grads, gs, params)
-        slots = checks.matching_state(name, grads, gs, {f: getattr(state, f) for f in first}, first)
+        at, live = checks.paths(grads), [i for i, g in enumerate(gs) if g is not None]
+        xs = checks.matching_params(name, grads, at, gs, params)
+        slots = checks.matching_state(name, grads, at, gs, {f: getattr(state, f) for f in first}, first)
         scalars = {f: getattr(state, f) for f in rule.scalars}
 
         count = jax.lax.add(jax.lax.min(state.count, np.int32(2**31 - 2)), np.int32(1))  # saturates
@@ -109,9 +110,9 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
 
         def each(f: Any, shared: Any = lambda dtype: None) -> dict[int, Any]:
             """f on every leaf that has a gradient."""
-            own, dtype = _folded(scalars, grads), lambda i: real(working[i])
-            clock = lambda i: (count, biases(dtype(i)), shared(dtype(i)), *rates, needs)
-            return {i: f(gs[i], xs[i], slots[i], own(i), clock(i), working[i], decayed[i]) for i in live}
+            own = lambda i: {k: _folded(v, at[i]) if _is_key(v) else v for k, v in scalars.items()}
+            clock = lambda dtype: (count, biases(dtype), shared(dtype), *rates, needs)
+            return {i: f(gs[i], xs[i], slots[i], own(i), clock(real(working[i])), working[i], decayed[i]) for i in live}
 
         totals = None
         if rule.part is not None and live:
@@ -135,39 +136,32 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _is_number(a: Any) -> bool:
-    """Not a random key."""
-    return not jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
+def _is_key(a: Any) -> bool:
+    return isinstance(a, Array) and jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
+
+
+def _folded(key: Array, path: str) -> Array:
+    """The key of the leaf at a path, whatever the order of leaves."""
+    return jax.random.fold_in(key, zlib.crc32(path.encode()))
 
 
 def _stored(new: Array, old: Array) -> Array:
     """A new value in the dtype of the old one."""
-    return new.astype(old.dtype) if _is_number(old) else new
+    return new if new.dtype == old.dtype else new.astype(old.dtype)
 
 
 def _dtypes(tree: Any) -> list[Any]:
     return [a.dtype for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.inexact)]
 
 
-def _first(slot: Any, x: Any) -> Any:
-    """A slot's first value; for an abstract parameter its shape, dtype and, where the shape is the same, sharding."""
-    if not isinstance(x, jax.ShapeDtypeStruct):
-        return slot(x)
+def _placed(x: Any, slot: Any) -> Any:
+    """The slot of an abstract parameter, where it has the parameter's shape with its sharding."""
     like = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=x.sharding if a.shape == x.shape else None)
-    return jax.tree.map(like, jax.eval_shape(slot, x))
+    return jax.tree.map(like, slot)
 
 
 def _first_scalar(first: Any, leaves: list[Any]) -> Array:
     """A scalar's first value: float32, or float64 if any parameter is; a random key as it is."""
-    value = first(leaves) if callable(first) else first
-    if isinstance(value, Array) and not _is_number(value):
-        return value
-    return jnp.asarray(value, real(wider(jnp.float32, *(jnp.result_type(x) for x in leaves))))
-
-
-def _folded(scalars: dict[str, Any], grads: Any) -> Any:
-    """Leaf i's view of the scalars: random keys folded with its path, so leaf order does not matter."""
-    if all(map(_is_number, scalars.values())):
-        return lambda i: scalars
-    crc = [zlib.crc32(path.encode()) for path in checks.paths(grads)]
-    return lambda i: {k: v if _is_number(v) else jax.random.fold_in(v, crc[i]) for k, v in scalars.items()}
+    value: Any = first(leaves) if callable(first) else first
+    width = real(wider(jnp.float32, *(jnp.result_type(x) for x in leaves)))
+    return value if _is_key(value) else jnp.asarray(value, width)

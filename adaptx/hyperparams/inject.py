@@ -139,7 +139,7 @@ def _is_number(argument: str, value: Any, ours: bool) -> bool:
 
 
 def _is_decay(argument: str, ours: bool) -> bool:
-    return ours and GLOSSARY[argument].allowed == "in [0, 1)"
+    return ours and GLOSSARY[argument].decay
 
 
 def _stored(argument: str, value: Any, dtype: Any, ours: bool) -> Any:

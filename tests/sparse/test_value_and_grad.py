@@ -406,7 +406,7 @@ def test_inside_jit_vmap_scan_and_grad_of_the_rest() -> None:
         (["emb", "x"], {"emb": np.ones(3)}, r"no parameter has 'x' in its path; there are \['emb'\]"),
         ("emb", {"emb": np.arange(3)}, r"the table at \['emb'\] must be .*, got int64\[3\]"),
         ({"emb": True, "x": True}, {"emb": np.ones(3)}, r"tables and parameters differ as trees: .*only in the tables"),
-        ({"emb": 3}, {"emb": np.ones(3)}, r"tables must be a tree of bools, a prefix .*, not 3 at \['emb'\]"),
+        ({"emb": 3}, {"emb": np.ones(3)}, r"tables must be a tree of bools, known when .*, not 3 at \['emb'\]"),
     ],
 )
 def test_bad_input(tables: Any, params: Any, message: str) -> None:

@@ -77,7 +77,7 @@ def _arguments(case: Case, **changes: Any) -> dict[str, Any]:
 
 
 def _decay_rates(case: Case) -> list[str]:
-    return [k for k, v in _arguments(case).items() if GLOSSARY[k].allowed == "in [0, 1)" and isinstance(v, float)]
+    return [k for k, v in _arguments(case).items() if GLOSSARY[k].decay and isinstance(v, float)]
 
 
 def _plain_bias_correction(case: Case) -> Case:
@@ -160,7 +160,7 @@ def _moved(name: str, value: Any) -> Any:
     if isinstance(value, bool):
         return not value
     numbers = (value + 1, value + 2) if isinstance(value, int) else (0.5, 0.25, 2.0, 4.0)
-    return next(v for v in numbers if v != value and (argument.test is None or argument.test(v)))
+    return next(v for v in numbers if v != value and argument.test(v))
 
 
 def _size(tree: Any) -> float:

@@ -124,7 +124,7 @@ def _is_injected(case: Case, tx: Any) -> None:
     arguments.apply_defaults()
     numeric = {name for name, value in arguments.arguments.items() if value is not None}
     low = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
-    if any(GLOSSARY[name].allowed == "in [0, 1)" for name in numeric):
+    if any(GLOSSARY[name].decay for name in numeric):
         init = optax.inject_hyperparams(case.factory)(**case.kwargs).init
         fails(f"{case.id}: decay rates in bfloat16", lambda: init(low), ValueError, "hyperparam_dtype")
 
