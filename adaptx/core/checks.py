@@ -29,10 +29,9 @@ def check_inexact(name: str, what: str, tree: Any) -> None:
     for i, leaf in enumerate(jax.tree.leaves(tree, is_leaf=is_none)):
         dtype = getattr(leaf, "dtype", type(leaf))
         if leaf is not None and not (jnp.issubdtype(dtype, jnp.inexact) and jnp.finfo(dtype).bits >= 16):
-            found = dtype if hasattr(leaf, "dtype") else dtype.__name__
             raise TypeError(
-                f"{name}: the {what} at {paths(tree)[i]} is {found}; it must be floating or complex "
-                "(leave other leaves out with optax.masked or None)"
+                f"{name}: the {what} at {paths(tree)[i]} is {getattr(dtype, '__name__', dtype)}; it must be "
+                "floating or complex (leave other leaves out with optax.masked or None)"
             )
 
 
@@ -61,7 +60,8 @@ def check_like(what: str, like: Any, value: Any) -> None:
     try:
         chex.assert_trees_all_equal_comparator(_alike, lambda *_: "", like, value)
     except AssertionError:
-        raise ValueError(f"{what} must be like {shown(like)}, got {shown(value)}") from None
+        error = TypeError if getattr(value, "shape", None) == getattr(like, "shape", 0) else ValueError  # the dtype
+        raise error(f"{what} must be like {shown(like)}, got {shown(value)}") from None
 
 
 def _alike(a: Any, b: Any) -> bool:

@@ -73,7 +73,7 @@ MESSAGES: dict[str, tuple[Any, type[Exception], str]] = {
     ),
     "a complex gradient of a real parameter": (
         lambda: _update(BARE, {**X, "w": X["w"] + 1j}, X),
-        ValueError,
+        TypeError,
         "bare: the parameter of the gradient at ['w'] must be like complex64[3, 2], got float32[3, 2]",
     ),
     "a gradient where the parameter is None": (
@@ -162,7 +162,7 @@ MESSAGES: dict[str, tuple[Any, type[Exception], str]] = {
     ),
     "a count that is a float": (
         lambda: FULL.update(X, FULL.init(X)._replace(count=jnp.float32(3))),
-        ValueError,
+        TypeError,
         "full: the state's `count` must be like int32[], got Array(3., dtype=float32)",
     ),
     "a count that is missing": (
@@ -183,17 +183,17 @@ MESSAGES: dict[str, tuple[Any, type[Exception], str]] = {
     ),
     "complex gradients and a real state": (
         lambda: FULL.update({**X, "w": X["w"] + 1j}, FULL.init(X)),
-        ValueError,
+        TypeError,
         "full: the `mu` of the gradient at ['w'] must be like complex64[3, 2], got float32[3, 2]",
     ),
     "a state of integers": (
         lambda: FULL.update(X, FULL.init(X)._replace(mu={**X, "b": jnp.arange(2)})),
-        ValueError,
+        TypeError,
         "full: the `mu` of the gradient at ['b'] must be like float32[2], got int32[2]",
     ),
     "an integer parameter at the update": (
         lambda: BARE.update(X, BARE.init(X), {**X, "b": jnp.arange(2)}),
-        ValueError,
+        TypeError,
         "bare: the parameter of the gradient at ['b'] must be like float32[2], got int32[2]",
     ),
     "an array of words": (
