@@ -141,6 +141,6 @@ RENAMED: dict[str, tuple[str, ...]] = {
 # What every docstring says, unless it says more.
 ERRORS = (
     "Errors:",
-    "    TypeError: an unknown argument; in init and update, a dtype that does not fit: an integer, or complex for real.",
+    "    TypeError: an unknown argument; in init and update, a dtype that does not fit (integers; complex for real).",
     "    ValueError: an argument out of range; in update, trees or shapes that do not fit, or something missing.",
 )
