@@ -41,6 +41,11 @@ def is_flag(value: Any) -> bool:
     return isinstance(value, bool) or (array and not isinstance(value, Tracer))
 
 
+def is_count(value: Any, least: int = 0) -> bool:
+    """An int that shapes the program: no bool, no tracer, no array."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= least
+
+
 def _number(within: Callable[[float], bool]) -> Callable[[Any], bool]:
     """One finite number within a range; of a tracer the value is not known."""
     known = lambda v: math.isfinite(v) and within(float(v))
@@ -68,12 +73,7 @@ _mask = functools.partial(
     allowed="a prefix tree of bools or a function giving one",
     test=lambda v: callable(v) or all(map(is_flag, jax.tree.leaves(v))),
 )
-_count = functools.partial(
-    Argument,
-    allowed="an int >= 0",
-    test=lambda v: isinstance(v, int | np.integer) and not isinstance(v, bool) and v >= 0,
-    static=True,
-)
+_count = functools.partial(Argument, allowed="an int >= 0", test=is_count, static=True)
 
 GLOSSARY: dict[str, Argument] = {
     "learning_rate": _rate("the step size"),

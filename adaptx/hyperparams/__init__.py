@@ -1,5 +1,27 @@
-"""Hyperparameters that live in the state: logged, changed and swept without compiling again."""
+"""Hyperparameters that live in the state, groups of parameters, and schedules: no value compiles anything again."""
 
+from adaptx.hyperparams.groups import Groups, group_by_path, group_table, inject_per_group, reset_group
 from adaptx.hyperparams.inject import InjectState, Scheduled, get_hyperparams, inject_hyperparams, set_hyperparams
+from adaptx.hyperparams.layerwise import Stacked, layerwise_decay
+from adaptx.hyperparams.masks import no_decay_on
+from adaptx.hyperparams.schedules import Recurrent, inverse_sqrt, recurrent, warmup_stable_decay
 
-__all__ = ["inject_hyperparams", "get_hyperparams", "set_hyperparams", "InjectState", "Scheduled"]
+__all__ = [
+    "inject_hyperparams",
+    "get_hyperparams",
+    "set_hyperparams",
+    "InjectState",
+    "Scheduled",
+    "group_by_path",
+    "inject_per_group",
+    "group_table",
+    "reset_group",
+    "Groups",
+    "layerwise_decay",
+    "Stacked",
+    "no_decay_on",
+    "warmup_stable_decay",
+    "inverse_sqrt",
+    "recurrent",
+    "Recurrent",
+]

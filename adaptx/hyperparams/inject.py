@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import inspect
 from collections.abc import Callable, Iterable
@@ -14,12 +15,14 @@ import optax
 from jax import Array
 from jax.core import Tracer
 from jax.tree_util import keystr, tree_flatten_with_path
+from optax.transforms import PartitionState
 
 from adaptx.core.checks import shown
 from adaptx.core.moments import Decay
 from adaptx.core.registry import check_argument
 from adaptx.core.rounding import real, wider
 from adaptx.glossary import GLOSSARY
+from adaptx.hyperparams.schedules import Recurrent
 
 
 class Scheduled(NamedTuple):
@@ -87,10 +90,13 @@ def inject_hyperparams(
             """The schedules' values after so many steps."""
             new = {}
             for a, schedule in schedules.items():
-                value, frozen = jnp.asarray(schedule(count), dtype), jnp.zeros((), bool)
-                if a in old:
-                    value, frozen = jnp.where(old[a].frozen, old[a].value, value), old[a].frozen
-                new[a] = Scheduled(value, frozen)
+                if a not in old:
+                    first = schedule.init if isinstance(schedule, Recurrent) else schedule(count)
+                    new[a] = Scheduled(jnp.asarray(first, dtype), jnp.zeros((), bool))
+                    continue
+                previous, frozen = old[a]
+                now = schedule.after(previous, count) if isinstance(schedule, Recurrent) else schedule(count)
+                new[a] = Scheduled(jnp.where(frozen, previous, jnp.asarray(now, dtype)), frozen)
             return new
 
         def init(params: Any) -> InjectState:
@@ -160,19 +166,35 @@ def _count(name: str, inner: Any) -> Array:
     return counts[0][1]
 
 
-def _places(state: Any, where: str = "") -> dict[str, tuple[str, Any]]:
-    """Every hyperparameter of a state: by its path its name and what is kept."""
+class Kept(NamedTuple):
+    """A hyperparameter in a state."""
+
+    argument: str
+    group: str  # of the `optax.partition` it stands in, or ""
+    value: Any
+
+    @property
+    def name(self) -> str:
+        return f"{self.group}/{self.argument}" if self.group else self.argument
+
+    @property
+    def number(self) -> Array:
+        # nnx.Optimizer keeps each array of its state in a variable, which is a tree of one leaf.
+        return jax.tree.leaves(self.value)[0]
+
+
+def kept_hyperparams(state: Any, where: str = "", group: str = "") -> dict[str, Kept]:
+    """Every hyperparameter of a state, by its path."""
     found = {}
-    for path, s in tree_flatten_with_path(state, is_leaf=_is_injected)[0]:
-        if _is_injected(s):
-            here = where + keystr(path)
-            found |= {f"{here}[{a!r}]": (a, kept) for a, kept in s.hyperparams.items()}
-            found |= _places(s.inner, f"{here}.inner")
+    for path, s in tree_flatten_with_path(state, is_leaf=lambda s: isinstance(s, InjectState | PartitionState))[0]:
+        here = where + keystr(path)
+        if isinstance(s, InjectState):
+            found |= {f"{here}[{a!r}]": Kept(a, group, kept) for a, kept in s.hyperparams.items()}
+            found |= kept_hyperparams(s.inner, f"{here}.inner", group)
+        elif isinstance(s, PartitionState):
+            for name, inner in s.inner_states.items():
+                found |= kept_hyperparams(inner, f"{here}.inner_states[{name!r}]", str(name))
     return found
-
-
-def _is_injected(s: Any) -> bool:
-    return isinstance(s, InjectState)
 
 
 def get_hyperparams(state: Any) -> dict[str, Array]:
@@ -180,12 +202,18 @@ def get_hyperparams(state: Any) -> dict[str, Array]:
 
     Of a decay rate this is b itself, of a schedule its value at the step that was taken last.
 
-    Returns: by name; where a name is there more than once, by path, such as "[1]['b1']".
+    Returns: by name; where a name is there more than once, by the group of the partition, "embed/b1", or else by path,
+        such as "[1]['b1']".
     """
-    found = _places(state)
-    names = [a for a, _ in found.values()]
-    value = lambda kept: kept.value if isinstance(kept, Decay | Scheduled) else kept
-    return {a if names.count(a) == 1 else path: value(kept) for path, (a, kept) in found.items()}
+    return {name: kept.number for name, (_, kept) in _named(state).items()}
+
+
+def _named(state: Any) -> dict[str, tuple[str, Kept]]:
+    """Path and hyperparameter by the shortest name that no other has."""
+    found = kept_hyperparams(state)
+    count = collections.Counter(name for kept in found.values() for name in {kept.argument, kept.name})
+    unique = lambda path, kept: next((n for n in (kept.argument, kept.name) if count[n] == 1), path)
+    return {unique(path, kept): (path, kept) for path, kept in found.items()}
 
 
 def set_hyperparams(state: Any, /, by_path: Any = None, *, override: bool = False, **by_name: Any) -> Any:
@@ -195,7 +223,7 @@ def set_hyperparams(state: Any, /, by_path: Any = None, *, override: bool = Fals
 
     Arguments:
         state: what an injected optimizer, or a chain or partition that has one, gave.
-        by_path: the same by path, as `get_hyperparams` shows it where a name is ambiguous.
+        by_path: the same as a dict, by the names that `get_hyperparams` gives: "embed/learning_rate", or a path.
         override: also scheduled ones, whose schedules then stop at that value.
         by_name: numbers, or arrays of the shape that is there (of a vmapped state, one for each member).
 
@@ -203,17 +231,20 @@ def set_hyperparams(state: Any, /, by_path: Any = None, *, override: bool = Fals
         ValueError: a name that is not there, or is there more than once; a value out of range or of another shape; a
             scheduled hyperparameter without `override`.
     """
-    found, new = _places(state), {}
+    named, new = _named(state), {}
+    found = dict(named.values())
     for key, value in {**(by_path or {}), **by_name}.items():
-        paths = [key] if key in found else [path for path, (a, _) in found.items() if a == key]
+        paths = [key] if key in found else [path for path, kept in found.items() if key in (kept.argument, kept.name)]
         if len(paths) != 1:
+            theirs = [name for name, (path, _) in named.items() if path in paths]
             there = (
-                f"may be any of {', '.join(paths)}; give it by path"
+                f"may be any of {', '.join(theirs)}; give it by that name, in a dict"
                 if paths
-                else f"is not there; there are {', '.join(get_hyperparams(state)) or 'none'}"
+                else f"is not there; there are {', '.join(named) or 'none'}"
             )
             raise ValueError(f"set_hyperparams: {key} {there}")
-        new[paths[0]] = _replaced(*found[paths[0]], value, override)
+        kept = found[paths[0]]
+        new[paths[0]] = _replaced(kept.argument, kept.value, value, override)
     return _with(state, new)
 
 
@@ -221,13 +252,13 @@ def _with(state: Any, new: dict[str, Any], where: str = "") -> Any:
     """The state with what is kept at some paths replaced."""
 
     def at(path: Any, s: Any) -> Any:
-        if not _is_injected(s):
+        if not isinstance(s, InjectState):
             return s
         here = where + keystr(path)
         kept = {a: new.get(f"{here}[{a!r}]", old) for a, old in s.hyperparams.items()}
         return InjectState(kept, _with(s.inner, new, f"{here}.inner"))
 
-    return jax.tree_util.tree_map_with_path(at, state, is_leaf=_is_injected)
+    return jax.tree_util.tree_map_with_path(at, state, is_leaf=lambda s: isinstance(s, InjectState))
 
 
 def _replaced(argument: str, kept: Any, value: Any, override: bool) -> Any:
@@ -240,10 +271,10 @@ def _replaced(argument: str, kept: Any, value: Any, override: bool) -> Any:
         )
         for member in members:
             check_argument("set_hyperparams", argument, member)
-    like = lambda v, old: jnp.broadcast_to(jnp.asarray(v, old.dtype), old.shape)
+    like = lambda v, old: jax.tree.map(lambda a: jnp.broadcast_to(jnp.asarray(v, a.dtype), a.shape), old)
     try:
         if isinstance(kept, Scheduled):
-            return Scheduled(like(value, kept.value), jnp.ones_like(kept.frozen))
+            return Scheduled(like(value, kept.value), like(True, kept.frozen))
         if isinstance(kept, Decay):
             b = Decay.of(value)
             return Decay(like(b.value, kept.value), like(b.complement, kept.complement))

@@ -20,7 +20,7 @@ DUE = """
     E1 E2 E3 E4 E5 E7
     F1 F2 F3 F4 F5 F6
     G1 G2
-    H1 H2 H3 H4 H5
+    H1 H2 H3 H4 H5 H6
     I1
     K2 K3
     L1 L4 L7 L8

@@ -1,4 +1,4 @@
-"""Laws H1 to H3: hyperparameters in the state are those that were given, and can be changed."""
+"""Laws H1 to H3: hyperparameters in the state are those that were given, and can be changed. H6: their derivatives."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from adaptx.core.moments import Decay
+from adaptx.glossary import GLOSSARY
 from adaptx.hyperparams import get_hyperparams, inject_hyperparams, set_hyperparams
 from tests.conformance.cases import Case, grads_like, params_like
 from tests.conformance.compare import assert_close, wide
 from tests.conformance.law import law
 from tests.conformance.laws.f_symmetries import same_bits
-from tests.conformance.program import RECORDED, run
+from tests.conformance.program import RECORDED, numbers, run
+from tests.conftest import x64
 
 STEPS = 100
 
@@ -94,3 +97,50 @@ def what_is_set_counts(case: Case) -> None:
     one = run(asked, params, grads, 1)
     assert_close(f"{case.id}: the first step", one.params, run(injected, params, grads, 1).params, 1e-6)
     assert float(get_hyperparams(one.state)["learning_rate"]) == np.float32(rate), f"{case.id}: not step 0"
+
+
+UNROLLED = 20
+# Five points, so that small numbers may take a step that rounding does not show in: truncation is its fourth power.
+# Longer steps meet kinks, where AMSGrad's maximum changes over.
+POINTS, WEIGHTS = np.array([-2, -1, 1, 2]), np.array([1, -8, 8, -1]) / 12
+
+
+def _validation_loss(case: Case, values: Any) -> Any:
+    """The loss after 20 steps on quadratics whose centres move, as a function of the case's numbers."""
+    tx, params = case.tx(**values), params_like("float64")
+    centres, last = grads_like(UNROLLED, "float64"), params_like("float64", seed=5)
+    curvature = jax.tree.map(lambda x: 0.5 + jnp.abs(x), params)
+
+    def body(carry: Any, centre: Any) -> Any:
+        params, state = carry
+        grads = jax.tree.map(lambda h, x, c: h * (x - 2 * c), curvature, params, centre)
+        updates, state = tx.update(grads, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    (params, _), _ = jax.lax.scan(body, (params, tx.init(params)), centres)
+    return sum(jnp.sum((x - y) ** 2) for x, y in zip(*map(jax.tree.leaves, (params, last)), strict=True))
+
+
+def _cuts_complements(case: Case) -> Case:
+    """1 - b is taken for a constant."""
+    cut = lambda b: Decay(b, jax.lax.stop_gradient(1 - b))
+    return _with_factory(case, lambda a, v: cut(v) if GLOSSARY[a].decay and isinstance(v, jax.Array) else v)
+
+
+@law("H6", tier="C", plant=_cuts_complements, applies=lambda case: case.flag("reduces") == "element")
+def hypergradients_are_right(case: Case) -> None:
+    """The derivative of a validation loss through 20 steps by each number is that of finite differences, and not 0."""
+    with x64():
+        own = numbers(case)
+        at = {**own, **{a: v for a, v in (("eps", 1e-3), ("eps_root", 1e-3), ("b2", 0.9)) if a in own}}
+        names, point = list(at), np.asarray(list(at.values()), float)
+        steps = 1e-5 * np.maximum(np.abs(point), 0.1)
+        loss = lambda values: _validation_loss(case, dict(zip(names, values, strict=True)))
+        both = jax.jit(lambda x, rows: (jax.grad(loss)(x), jax.vmap(loss)(rows)))
+        rows = point + POINTS[:, None, None] * np.diag(steps)
+        derivatives, around = both(point, rows.reshape(-1, len(names)))
+    differences = WEIGHTS @ np.asarray(around).reshape(4, len(names)) / steps
+    for a, got, expected in zip(names, np.asarray(derivatives), differences, strict=True):
+        assert expected != 0, f"{case.id}: {a} has no influence: a line of the ledger"
+        error = abs(got / expected - 1)
+        assert error <= 1e-5, f"{case.id}: d loss / d {a} is {got}, by differences {expected}: off by {error:.2g}"
