@@ -17,7 +17,7 @@ find    = $$(python3 .ci/find_python.py $(1))
 install = -m pip install -qq --editable
 report  = -m pip list --format freeze 2>/dev/null | grep -E '^(jax|jaxlib|optax|chex|numpy|flax)=='
 
-.PHONY: demo test test-fast test-all test-latest test-oldest lint bench bench-dense bench-sparse bench-embeddings mutate clean
+.PHONY: demo test test-fast test-all test-latest test-oldest lint bench bench-dense bench-sparse bench-embeddings bench-injection mutate clean
 
 demo: .venv/stamp
 	$(PY) -m benchmarks.demo $(ARGS)
@@ -46,7 +46,7 @@ lint: .venv/stamp
 	$(PYRIGHT)
 	$(PYRIGHT) --verifytypes adaptx --ignoreexternal
 
-bench: bench-dense bench-sparse bench-embeddings
+bench: bench-dense bench-sparse bench-embeddings bench-injection
 
 bench-dense: .venv/stamp
 	$(PY) -m benchmarks.dense $(ARGS)
@@ -56,6 +56,9 @@ bench-sparse: .venv/stamp
 
 bench-embeddings: .venv/stamp
 	$(PY) -m benchmarks.embeddings $(ARGS)
+
+bench-injection: .venv/stamp
+	$(PY) -m benchmarks.injection $(ARGS)
 
 mutate: .venv/stamp
 	$(PY) tests/mutate.py $(ARGS)
