@@ -51,6 +51,7 @@ def group_by_path(rules: Mapping[str, Patterns], rest: str | None = None) -> Gro
     compiled regular expression that is found in it. Paths say nothing of shapes, so that layers may be stacked.
 
     Each leaf must be in one group; and of a whole tree (without None or masked leaves) each group must have a leaf.
+    nnx.Optimizer takes the state of `optax.partition` from flax 0.12 on.
 
     Arguments:
         rules: group -> a pattern, or several of which any may fit.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -107,6 +108,10 @@ def test_a_gradient_of_none_is_in_no_group() -> None:
     frozen.update(jax.tree.map(jnp.ones_like, params), frozen.init(params), params)  # a group may be empty there
 
 
+@pytest.mark.skipif(
+    tuple(map(int, flax.__version__.split(".")[:2])) < (0, 12),
+    reason="before 0.12 nnx.Optimizer fails on any masked state, that of optax.partition with optax.adam too",
+)
 def test_nnx_optimizer() -> None:
     """Rates are read and set, and a group reset, in the state that nnx.Optimizer keeps; nothing is traced again."""
     model = Nnx()
