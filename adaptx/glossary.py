@@ -29,10 +29,11 @@ class Argument(NamedTuple):
 
 def is_number(value: Any) -> bool:
     """One real number, traced or not; a bool is none, nor is an int beyond 64 bits."""
-    if not isinstance(value, int | float | np.ndarray | np.generic | jax.Array) or np.ndim(value):
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 2**63
+    if not isinstance(value, float | np.ndarray | np.generic | jax.Array) or np.ndim(value):
         return False
-    dtype = np.asarray(value).dtype if isinstance(value, int | float) else value.dtype
-    return jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)
+    return any(jnp.issubdtype(getattr(value, "dtype", float), kind) for kind in (jnp.integer, jnp.floating))
 
 
 def is_flag(value: Any) -> bool:
@@ -70,7 +71,7 @@ _rate = functools.partial(
 _switch = functools.partial(Argument, allowed="True or False", test=lambda v: isinstance(v, bool | np.bool_))
 _mask = functools.partial(
     Argument,
-    allowed="a prefix tree of bools or a function giving one",
+    allowed="a prefix tree of bools, known when the step is compiled, or a function giving one",
     test=lambda v: callable(v) or all(map(is_flag, jax.tree.leaves(v))),
 )
 _count = functools.partial(Argument, allowed="an int >= 0", test=is_count, static=True)

@@ -60,24 +60,30 @@ def check_like(what: str, like: Any, value: Any) -> None:
     try:
         chex.assert_trees_all_equal_comparator(_alike, lambda *_: "", like, value)
     except AssertionError:
-        error = TypeError if getattr(value, "shape", None) == getattr(like, "shape", 0) else ValueError  # the dtype
-        raise error(f"{what} must be like {shown(like)}, got {shown(value)}") from None
+        form = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype) if hasattr(a, "dtype") else a, like)
+        error = TypeError if jax.tree.map(np.shape, value) == jax.tree.map(np.shape, like) else ValueError
+        raise error(f"{what} must be like {shown(form)}, got {shown(value)}") from None
 
 
 def _alike(a: Any, b: Any) -> bool:
-    """Of one shape, and both complex, both floating or of one other dtype."""
+    """Arrays of one shape, and both complex, both floating or of one other dtype."""
     kind = lambda d: next((k for k in (jnp.complexfloating, jnp.floating) if jnp.issubdtype(d, k)), d)
-    return jnp.shape(a) == jnp.shape(b) and kind(a.dtype) == kind(getattr(b, "dtype", None))
+    return all(hasattr(x, "dtype") for x in (a, b)) and a.shape == b.shape and kind(a.dtype) == kind(b.dtype)
+
+
+def is_key(a: Any) -> bool:
+    """A typed random key."""
+    return isinstance(a, jax.Array) and jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
 
 
 def matching_params(name: str, grads: Any, at: list[str], gs: list[Any], params: Any) -> list[Any]:
-    """The parameter of each gradient: of its shape, and floating or complex like it."""
+    """The parameter of each gradient, which must be of its shape, and floating or complex like it."""
     if params is None:
         return [None] * len(gs)
     xs = [x if g is None else array(x) for g, x in zip(gs, aligned(name, grads, params, "parameters"), strict=True)]
     for path, g, x in zip(at, gs, xs, strict=True):
         if g is not None:
-            check_like(f"{name}: the parameter of the gradient at {path}", g, x)
+            check_like(f"{name}: the gradient at {path}", x, g)
     return xs
 
 
@@ -85,9 +91,10 @@ def check_state(name: str, kind: Any, state: Any, unused: list[str], scalars: An
     """The state is what init gives: of its kind, one number in each scalar, and nothing that would be lost."""
     if not isinstance(state, kind):
         raise TypeError(f"{name}: the state must be the {kind.__name__} that init gives, got {type(state).__name__}")
-    for field, a in {"count": state.count, **{field: getattr(state, field) for field in scalars}}.items():
-        dtype = jnp.int32 if field == "count" else getattr(a, "dtype", jnp.float32)
-        check_like(f"{name}: the state's `{field}`", jax.ShapeDtypeStruct((), dtype), a)
+    for field in ("count", *scalars):
+        keys = [a.dtype for a in (scalars.get(field), getattr(state, field)) if is_key(a)]
+        dtype = jnp.int32 if field == "count" else [*keys, jnp.float32][0]
+        check_like(f"{name}: the state's `{field}`", jax.ShapeDtypeStruct((), dtype), getattr(state, field))
     lost = [field for field in unused if getattr(state, field) is not None]
     if lost:
         raise ValueError(f"{name}: the state has {', '.join(lost)}, which these arguments do not keep")

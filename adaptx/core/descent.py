@@ -16,10 +16,6 @@ class Descent(NamedTuple):
     mask: Any = None
     scale: Callable[[Array, Array], Array] | None = None
 
-    def rates(self, count: Array) -> tuple[Any, Any]:
-        """The learning rate and the weight decay after `count` steps."""
-        return rate_at(self.learning_rate, count), rate_at(self.weight_decay, count)
-
 
 def descend(u: Array, x: Any, t: Clock, scale: Callable[[Array, Array], Array] | None = None) -> Array:
     """The update of one array; t has both rates, 0-d, the decay None on masked leaves."""

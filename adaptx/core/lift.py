@@ -16,7 +16,7 @@ import optax
 from jax import Array
 
 from adaptx.core import checks
-from adaptx.core.descent import Descent, descend
+from adaptx.core.descent import Descent, descend, rate_at
 from adaptx.core.moments import Clock, tree_sum
 from adaptx.core.rounding import bounded, largest_sum, raised, real, rounded, wider
 from adaptx.core.rule import Like, Rule
@@ -96,7 +96,7 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
         scalars = {f: getattr(state, f) for f in rule.scalars}
 
         count = jax.lax.add(jax.lax.min(state.count, np.int32(2**31 - 2)), np.int32(1))  # saturates
-        rates = then.rates(state.count) if then else (None, None)
+        rates = [rate_at(r, state.count) for r in (then.learning_rate, then.weight_decay)] if then else [None, None]
         needs = {need: extra[need] for need in extras}
         decayed = checks.expanded_mask(name, then.mask if then else None, params, grads)
         working = {i: wider(jnp.float32, gs[i].dtype, *_dtypes([xs[i], slots[i]])) for i in live}
@@ -110,7 +110,7 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
 
         def each(f: Any, shared: Any = lambda dtype: None) -> dict[int, Any]:
             """f on every leaf that has a gradient."""
-            own = lambda i: {k: _folded(v, at[i]) if _is_key(v) else v for k, v in scalars.items()}
+            own = lambda i: {k: _folded(v, at[i]) if checks.is_key(v) else v for k, v in scalars.items()}
             clock = lambda dtype: (count, biases(dtype), shared(dtype), *rates, needs)
             return {i: f(gs[i], xs[i], slots[i], own(i), clock(real(working[i])), working[i], decayed[i]) for i in live}
 
@@ -136,18 +136,14 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _is_key(a: Any) -> bool:
-    return isinstance(a, Array) and jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
-
-
 def _folded(key: Array, path: str) -> Array:
     """The key of the leaf at a path, whatever the order of leaves."""
     return jax.random.fold_in(key, zlib.crc32(path.encode()))
 
 
 def _stored(new: Array, old: Array) -> Array:
-    """A new value in the dtype of the old one."""
-    return new if new.dtype == old.dtype else new.astype(old.dtype)
+    """A new value in the dtype of the old one, which also makes a weak type strong."""
+    return new if checks.is_key(new) else new.astype(old.dtype)
 
 
 def _dtypes(tree: Any) -> list[Any]:
@@ -156,12 +152,12 @@ def _dtypes(tree: Any) -> list[Any]:
 
 def _placed(x: Any, slot: Any) -> Any:
     """The slot of an abstract parameter, where it has the parameter's shape with its sharding."""
-    like = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=x.sharding if a.shape == x.shape else None)
-    return jax.tree.map(like, slot)
+    like = lambda a: isinstance(x, jax.ShapeDtypeStruct) and a.shape == x.shape
+    return jax.tree.map(lambda a: a.update(sharding=x.sharding if like(a) else None), slot)
 
 
 def _first_scalar(first: Any, leaves: list[Any]) -> Array:
     """A scalar's first value: float32, or float64 if any parameter is; a random key as it is."""
     value: Any = first(leaves) if callable(first) else first
     width = real(wider(jnp.float32, *(jnp.result_type(x) for x in leaves)))
-    return value if _is_key(value) else jnp.asarray(value, width)
+    return value if checks.is_key(value) else jnp.asarray(value, width)

@@ -9,11 +9,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
+from jax.core import Tracer
 from optax.transforms import PartitionState
 
-from adaptx.core.checks import expanded_mask
+from adaptx.core.checks import expanded_mask, shown
+from adaptx.glossary import is_number
 from adaptx.hyperparams.inject import InjectState, inject_hyperparams, kept_hyperparams
 from adaptx.hyperparams.paths import Matcher, Patterns, keys_of_leaves, leaves_by_path
 
@@ -92,8 +93,12 @@ def inject_per_group(
 
     Errors:
         ValueError: a group that is not there.
-        TypeError: an argument that is not there.
+        TypeError: what is no Groups or no dict of dicts; an argument that is not there.
     """
+    if not isinstance(groups, Groups):
+        raise TypeError(f"inject_per_group: groups must come from group_by_path, got {shown(groups)}")
+    if not isinstance(per_group, Mapping) or not all(isinstance(own, Mapping) for own in per_group.values()):
+        raise TypeError(f"inject_per_group: per_group must be a dict of groups and arguments, got {shown(per_group)}")
     if unknown := [group for group in per_group if group not in groups.names]:
         there = ", ".join(groups.names)
         raise ValueError(f"inject_per_group: no group {', '.join(map(str, unknown))}; there are {there}")
@@ -113,7 +118,8 @@ def inject_per_group(
 def reset_group(tx: optax.GradientTransformation, state: Any, params: Any, *groups: str) -> Any:
     """The state with some groups as `init` makes them: moments and counts anew, all other groups untouched.
 
-    Hyperparameters in the state keep their values; a schedule begins again, since it reads the count.
+    Hyperparameters in the state keep their values; a schedule of the group begins again, since it reads its count. (One
+    schedule around the whole partition reads the first group's.)
 
     Arguments:
         tx: the transformation that the state belongs to, with an `optax.partition` in it.
@@ -140,12 +146,22 @@ def reset_group(tx: optax.GradientTransformation, state: Any, params: Any, *grou
             }
         )
 
-    state = _mapped(at, state, tx.init(params), _is_partition)
+    fresh = tx.init(params)
+    if [jnp.shape(a) for a in jax.tree.leaves(state)] != [jnp.shape(a) for a in jax.tree.leaves(fresh)]:
+        raise ValueError("reset_group: the state is not that of this transformation and these parameters")
+    state = _mapped(at, state, fresh, _is_partition)
     missing = [group for group in groups if group not in there]
     if missing or not groups:
         what = f"no group {', '.join(map(repr, missing))}" if missing else "give the groups to reset"
         raise ValueError(f"reset_group: {what}; there are {', '.join(there) or 'none'}")
     return state
+
+
+def _brief(value: Any) -> str:
+    """A number in four digits, or the shape of what is none: of a sweep, or abstract."""
+    if value is None:
+        return "-"
+    return f"{float(value):.4g}" if is_number(value) and not isinstance(value, Tracer) else shown(value)
 
 
 def _mapped(f: Callable[[Any, Any], Any], old: Any, fresh: Any, is_leaf: Callable[[Any], bool]) -> Any:
@@ -188,7 +204,7 @@ def group_table(params: Any, groups: Groups, state: Any = None, mask: Any = None
         if leaf is None:
             continue
         found = [values.get((group, a), values.get(("", a))) for a in ("learning_rate", "weight_decay")]
-        rate, weight_decay = ("-" if value is None else f"{np.asarray(value):.4g}" for value in found)
+        rate, weight_decay = map(_brief, found)
         rows.append((path, str(jnp.shape(leaf)), group, rate, weight_decay if decay else "-"))
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)

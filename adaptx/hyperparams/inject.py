@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,14 +14,14 @@ import numpy as np
 import optax
 from jax import Array
 from jax.core import Tracer
-from jax.tree_util import keystr, tree_flatten_with_path
+from jax.tree_util import GetAttrKey, keystr, tree_flatten_with_path
 from optax.transforms import PartitionState
 
 from adaptx.core.checks import shown
 from adaptx.core.moments import Decay
 from adaptx.core.registry import check_argument
 from adaptx.core.rounding import real, wider
-from adaptx.glossary import GLOSSARY
+from adaptx.glossary import GLOSSARY, is_number
 from adaptx.hyperparams.schedules import Recurrent
 
 
@@ -32,10 +32,24 @@ class Scheduled(NamedTuple):
     frozen: Array  # bool: the schedule is asked no more
 
 
+class DecayPair(NamedTuple):
+    """A decay rate b and 1 - b, as a Decay has them; a named tuple, which Flax's serialization knows."""
+
+    value: Array
+    complement: Array
+
+
 class InjectState(NamedTuple):
     """Hyperparameters by name, and the state of the optimizer that they are given to."""
 
-    hyperparams: dict[str, Any]  # 0-d arrays, a Decay where there is a decay rate, or Scheduled
+    hyperparams: dict[str, Any]  # 0-d arrays, a DecayPair where there is a decay rate, or Scheduled
+    inner: Any
+
+
+class Counted(NamedTuple):
+    """The state of an optimizer that keeps no count itself, with one for the schedules."""
+
+    count: Array
     inner: Any
 
 
@@ -48,55 +62,69 @@ def inject_hyperparams(
     compiled again, and the steps are those of `factory(1e-3, b1=0.8)`: numbers are float32 or wider, whatever the
     parameters are, and a decay rate b is kept with its complement 1 - b, which float32 alone would round.
 
-    A schedule stays one, where the argument may be a schedule. It reads the optimizer's own count, and its value at
-    the step that was taken last stands in the state.
+    A schedule stays one where the argument is a learning rate or weight decay (by its name here: `learning_rate`,
+    `weight_decay`, `final_learning_rate`). It reads the optimizer's own count, the first that is found; its value
+    at the step that was taken last stands in the state.
 
     Arguments:
         factory: an optimizer of this library or of Optax, or any function of numbers that gives a transformation.
             Of other libraries' decay rates only b is kept: a float32 b2 of 0.999 makes 1 - b2 wrong by 1.3e-5, and
-            their trajectories differ from closed-over ones by as much.
-        static: names of arguments to leave as they are. In any case left: None, strings, bools, masks and other
-            functions, and what this library declares to be static.
+            their trajectories differ from closed-over ones by as much; dtypes are those of closed-over numbers. What a
+            factory hands on to an injected one inside is only the first value there.
+        static: names of arguments to leave as they are. In any case left: None, strings, bools, keys, masks and other
+            functions, what this library declares to be static, and of others the ints that were not given.
 
     Returns: a function of the factory's arguments that gives the transformation.
 
     Errors:
-        TypeError: a name in `static` that is no argument; whatever the factory raises for its arguments.
-        ValueError: a schedule in an optimizer that keeps no count.
+        TypeError: no factory; a name in `static` that is no argument; whatever the factory raises for its arguments.
     """
+    if not callable(factory):
+        raise TypeError(f"inject_hyperparams: it needs a function that makes an optimizer, got {shown(factory)}")
     signature = inspect.signature(factory)
     name = getattr(factory, "__name__", "the factory")
     fixed = {static} if isinstance(static, str) else set(static)
-    if unknown := sorted(fixed - set(signature.parameters)):
+    if unknown := [str(a) for a in fixed if a not in signature.parameters]:
         allowed = ", ".join(signature.parameters)
         raise TypeError(f"inject_hyperparams: {name} has no argument {', '.join(unknown)}; allowed are {allowed}")
-    ours = getattr(factory, "__module__", "").startswith("adaptx.") and signature.parameters.keys() <= GLOSSARY.keys()
+    made_by: Any = factory
+    while isinstance(made_by, functools.partial):
+        made_by = made_by.func
+    ours = getattr(made_by, "__module__", "").startswith("adaptx.") and signature.parameters.keys() <= GLOSSARY.keys()
 
     @functools.wraps(factory)
     def injected(*args: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
         factory(*args, **kwargs)  # whose errors are those of the values as they were given
         bound = signature.bind(*args, **kwargs)
+        said = set(bound.arguments)
         bound.apply_defaults()
         given = dict(bound.arguments)
-        schedules = {a: v for a, v in given.items() if a not in fixed and callable(v) and _schedulable(a)}
-        numbers = {a: v for a, v in given.items() if a not in fixed and _is_number(a, v, ours)}
+        free = {a: v for a, v in given.items() if a not in fixed and not _shapes(a, v, a in said, ours)}
+        schedules = {a: v for a, v in free.items() if callable(v) and _schedulable(a)}
+        numbers = {a: v for a, v in free.items() if _is_number(v)}
         others = {a: v for a, v in given.items() if a not in schedules and a not in numbers}
 
         def made(values: dict[str, Any]) -> optax.GradientTransformationExtraArgs:
+            values = {a: Decay(*v) if isinstance(v, DecayPair) else v for a, v in values.items()}
             call = inspect.BoundArguments(signature, {a: {**others, **values}[a] for a in given})
             return optax.with_extra_args_support(factory(*call.args, **call.kwargs))
+
+        closed_over = made({**numbers, **dict.fromkeys(schedules, 1.0)})
 
         def scheduled(count: Array, old: dict[str, Any], dtype: Any) -> dict[str, Any]:
             """The schedules' values after so many steps."""
             new = {}
             for a, schedule in schedules.items():
-                if a not in old:
-                    first = schedule.init if isinstance(schedule, Recurrent) else schedule(count)
-                    new[a] = Scheduled(jnp.asarray(first, dtype), jnp.zeros((), bool))
-                    continue
-                previous, frozen = old[a]
-                now = schedule.after(previous, count) if isinstance(schedule, Recurrent) else schedule(count)
-                new[a] = Scheduled(jnp.where(frozen, previous, jnp.asarray(now, dtype)), frozen)
+                if isinstance(schedule, Recurrent):
+                    now = schedule.after(old[a].value if a in old else schedule.init, count)
+                else:
+                    now = schedule(count)
+                if not is_number(now):
+                    raise ValueError(f"{name}: the schedule of {a} must give one real number, got {shown(now)}")
+                value, frozen = jnp.asarray(now, dtype), jnp.zeros((), bool)
+                if a in old:
+                    value, frozen = jnp.where(old[a].frozen, old[a].value, value), old[a].frozen
+                new[a] = Scheduled(value, frozen)
             return new
 
         def init(params: Any) -> InjectState:
@@ -104,18 +132,26 @@ def inject_hyperparams(
             values = {a: _stored(a, v, dtype, ours) for a, v in numbers.items()}
             first = scheduled(jnp.zeros((), jnp.int32), {}, dtype)
             inner = made({**values, **{a: s.value for a, s in first.items()}}).init(params)
-            if schedules:
-                _count(name, inner)
+            if schedules and _count(inner) is None:
+                inner = Counted(jnp.zeros((), jnp.int32), inner)
             return InjectState({a: {**values, **first}[a] for a in given if a not in others}, inner)
 
         def step(updates: Any, state: InjectState, params: Any, extra: Any) -> Any:
-            old = state.hyperparams
+            old, before = state.hyperparams, state.inner
             if schedules:
                 dtype = old[next(iter(schedules))].value.dtype
-                old = {**old, **scheduled(_count(name, state.inner), old, dtype)}
+                old = {**old, **scheduled(_count(before), old, dtype)}
             values = {a: v.value if isinstance(v, Scheduled) else v for a, v in old.items()}
-            updates, inner = made(values).update(updates, state.inner, params, **extra)
-            return updates, InjectState(old, inner)
+            count = before.count if isinstance(before, Counted) else None
+            before = before if count is None else before.inner
+            result = made(values).update(updates, before, params, **extra)
+            if (
+                not ours
+            ):  # a float32 rate makes float32 of others' bfloat16, which a number that is closed over does not
+                like = jax.eval_shape(lambda: closed_over.update(updates, before, params, **extra))
+                result = jax.tree.map(lambda a, b: a if a.dtype == b.dtype else a.astype(b.dtype), result, like)
+            updates, inner = result
+            return updates, InjectState(old, inner if count is None else Counted(count + 1, inner))
 
         compiled = jax.jit(step)  # once: an eager update would otherwise be a new function at each step
 
@@ -123,7 +159,7 @@ def inject_hyperparams(
             if not isinstance(state, InjectState):
                 kind = type(state).__name__
                 raise TypeError(f"inject_hyperparams: the state must be the InjectState that init gives, got {kind}")
-            arrays = all(isinstance(x, Array | np.ndarray | np.generic | int | float) for x in jax.tree.leaves(extra))
+            arrays = all(isinstance(x, Array | np.ndarray) or is_number(x) for x in jax.tree.leaves(extra))
             return (compiled if arrays else step)(updates, state, params, extra)
 
         return optax.GradientTransformationExtraArgs(init, update)
@@ -135,13 +171,15 @@ def _schedulable(argument: str) -> bool:
     return argument in GLOSSARY and GLOSSARY[argument].schedulable
 
 
-def _is_number(argument: str, value: Any, ours: bool) -> bool:
-    """Whether an argument is to be kept in the state."""
-    if isinstance(value, bool | np.bool_) or not isinstance(
-        value, int | float | np.ndarray | np.generic | Array | Decay
-    ):
-        return False
-    return not (ours and GLOSSARY[argument].static)
+def _shapes(argument: str, value: Any, said: bool, ours: bool) -> bool:
+    """Whether an argument shapes the program: what the glossary says, and of others' arguments ints left at default."""
+    return GLOSSARY[argument].static if ours else isinstance(value, int) and not said
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is kept in the state: a number, or an array of numbers."""
+    several = isinstance(value, Array | np.ndarray) and jnp.issubdtype(value.dtype, jnp.number)
+    return is_number(value) or several or isinstance(value, Decay)
 
 
 def _is_decay(argument: str, ours: bool) -> bool:
@@ -150,20 +188,21 @@ def _is_decay(argument: str, ours: bool) -> bool:
 
 def _stored(argument: str, value: Any, dtype: Any, ours: bool) -> Any:
     """A number as the state keeps it: floats in one dtype, other libraries' integers as they are."""
-    if _is_decay(argument, ours):
+    # Copies: a state is donated, the caller's array is not.
+    if _is_decay(argument, ours) or isinstance(value, Decay):
         b = Decay.of(value)
-        return Decay(jnp.asarray(b.value, dtype), jnp.asarray(b.complement, dtype))
-    if not ours and jnp.issubdtype(jnp.result_type(value), jnp.integer):
-        return jnp.asarray(value)
-    return jnp.asarray(value, dtype)
+        return DecayPair(jnp.array(b.value, dtype), jnp.array(b.complement, dtype))
+    own = jnp.result_type(value)
+    return jnp.array(value, own if not ours and not jnp.issubdtype(own, jnp.floating) else dtype)
 
 
-def _count(name: str, inner: Any) -> Array:
-    """How many steps the optimizer has taken."""
-    counts = optax.tree_utils.tree_get_all_with_path(inner, "count")
-    if not counts:
-        raise ValueError(f"inject_hyperparams: {name} keeps no count, so there is nothing that a schedule could read")
-    return counts[0][1]
+def _count(inner: Any) -> Any:
+    """How many steps the optimizer has taken: the first field `count` that is one integer; None where there is none."""
+    for path, leaf in tree_flatten_with_path(inner)[0]:
+        field = [key for key in path if key != GetAttrKey("value")][-1:]  # an nnx variable's
+        if field == [GetAttrKey("count")] and leaf.ndim == 0 and jnp.issubdtype(leaf.dtype, jnp.integer):
+            return leaf
+    return None
 
 
 class Kept(NamedTuple):
@@ -231,9 +270,11 @@ def set_hyperparams(state: Any, /, by_path: Any = None, *, override: bool = Fals
         ValueError: a name that is not there, or is there more than once; a value out of range or of another shape; a
             scheduled hyperparameter without `override`.
     """
+    if not isinstance(by_path, Mapping | None):
+        raise TypeError(f"set_hyperparams: give values by name, or in a dict of names, not {shown(by_path)}")
     named, new = _named(state), {}
     found = dict(named.values())
-    for key, value in {**(by_path or {}), **by_name}.items():
+    for key, value in [*(by_path or {}).items(), *by_name.items()]:
         paths = [key] if key in found else [path for path, kept in found.items() if key in (kept.argument, kept.name)]
         if len(paths) != 1:
             theirs = [name for name, (path, _) in named.items() if path in paths]
@@ -243,6 +284,8 @@ def set_hyperparams(state: Any, /, by_path: Any = None, *, override: bool = Fals
                 else f"is not there; there are {', '.join(named) or 'none'}"
             )
             raise ValueError(f"set_hyperparams: {key} {there}")
+        if paths[0] in new:
+            raise ValueError(f"set_hyperparams: {key} is given twice")
         kept = found[paths[0]]
         new[paths[0]] = _replaced(kept.argument, kept.value, value, override)
     return _with(state, new)
@@ -265,22 +308,31 @@ def _replaced(argument: str, kept: Any, value: Any, override: bool) -> Any:
     """A value in the form of what is kept."""
     if isinstance(kept, Scheduled) and not override:
         raise ValueError(f"set_hyperparams: {argument} is scheduled; override=True stops the schedule at the value")
-    if argument in GLOSSARY:
-        members = (
-            np.ravel(value) if isinstance(value, Array | np.ndarray) and not isinstance(value, Tracer) else [value]
-        )
-        for member in members:
+    if argument in GLOSSARY and all(map(GLOSSARY[argument].test, _members(jax.tree.leaves(kept)[0]))):
+        for member in _members(value):
             check_argument("set_hyperparams", argument, member)
-    like = lambda v, old: jax.tree.map(lambda a: jnp.broadcast_to(jnp.asarray(v, a.dtype), a.shape), old)
+    first = jax.tree.leaves(kept)[0]
+    whole = jnp.issubdtype(first.dtype, jnp.integer)
+
+    def like(v: Any, old: Any) -> Any:
+        (leaf,), treedef = jax.tree.flatten(old)  # an array, or nnx's variable with one
+        if whole and not jnp.issubdtype(jnp.result_type(v), jnp.integer):
+            raise TypeError
+        return treedef.unflatten([jnp.array(jnp.broadcast_to(jnp.asarray(v, leaf.dtype), leaf.shape))])
+
     try:
         if isinstance(kept, Scheduled):
             return Scheduled(like(value, kept.value), like(True, kept.frozen))
-        if isinstance(kept, Decay):
+        if isinstance(kept, DecayPair):
             b = Decay.of(value)
-            return Decay(like(b.value, kept.value), like(b.complement, kept.complement))
+            return DecayPair(like(b.value, kept.value), like(b.complement, kept.complement))
         return like(value, kept)
     except (TypeError, ValueError):
-        shape = jax.tree.leaves(kept)[0].shape
-        raise ValueError(
-            f"set_hyperparams: {argument} must be a number or of shape {shape}, got {shown(value)}"
-        ) from None
+        allowed = f"{'an integer' if whole else 'a number'} or of shape {first.shape}"
+        raise ValueError(f"set_hyperparams: {argument} must be {allowed}, got {shown(value)}") from None
+
+
+def _members(value: Any) -> Any:
+    """The numbers of a concrete array, one by one; anything else as it is."""
+    concrete = isinstance(value, Array | np.ndarray) and not isinstance(value, Tracer)
+    return np.ravel(value) if concrete else [value]

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
+from adaptx.core.checks import array, check_inexact, shown
 from adaptx.core.rounding import real, rounded, wider
 from adaptx.glossary import is_count, is_number
 from adaptx.hyperparams.paths import Matcher, Patterns, keys_of_leaves, leaves_by_path
@@ -51,8 +52,9 @@ def layerwise_decay(rate: Any, order: Sequence[Patterns | Stacked]) -> optax.Gra
     """
     if not is_number(rate) or (not isinstance(rate, Tracer) and not 0 < float(rate) < float("inf")):
         raise ValueError(f"layerwise_decay: rate must be a number > 0, got {rate!r}")
-    if isinstance(order, str) or not order:
+    if not isinstance(order, list | tuple) or not order:
         raise ValueError(f"layerwise_decay: order must be a list of layers, from input to output, got {order!r}")
+    stacked = [isinstance(layer, Stacked) for layer in order]
     layers = [layer if isinstance(layer, Stacked) else Stacked(layer, 1) for layer in order]
     if wrong := [layer.layers for layer in layers if not is_count(layer.layers, least=1)]:
         raise ValueError(f"layerwise_decay: Stacked needs a number of layers >= 1, got {wrong[0]!r}")
@@ -60,16 +62,17 @@ def layerwise_decay(rate: Any, order: Sequence[Patterns | Stacked]) -> optax.Gra
     matchers = {name: Matcher.of("layerwise_decay", layer.patterns) for name, layer in zip(names, layers, strict=True)}
     below = np.cumsum([layer.layers for layer in layers])
     above = dict(zip(names, below[-1] - below, strict=True))
+    stacks = {name: layer.layers for name, layer, is_stack in zip(names, layers, stacked, strict=True) if is_stack}
 
     def scaled(path: str, u: Any, name: str) -> Any:
         if u is None:
             return None
         exponent: Any = above[name]
-        if isinstance(layer := order[names.index(name)], Stacked):
-            if isinstance(u, RowSparse) or u.shape[:1] != (layer.layers,):
-                there = f"{layer.layers} stacked layers along its first axis"
-                raise ValueError(f"layerwise_decay: {path} must have {there}, got shape {u.shape}")
-            exponent = exponent + np.arange(layer.layers)[::-1].reshape(-1, *[1] * (u.ndim - 1))
+        if name in stacks:
+            if isinstance(u, RowSparse) or jnp.shape(u)[:1] != (stacks[name],):
+                there = f"{stacks[name]} stacked layers along its first axis"
+                raise ValueError(f"layerwise_decay: {path} must have {there}, got {shown(u)}")
+            exponent = exponent + np.arange(stacks[name])[::-1].reshape(-1, *[1] * (u.ndim - 1))
         values = u.values if isinstance(u, RowSparse) else u
         working = wider(jnp.float32, values.dtype)
         factor = jnp.asarray(rate, real(working)) ** jnp.asarray(exponent, real(working))
@@ -78,6 +81,8 @@ def layerwise_decay(rate: Any, order: Sequence[Patterns | Stacked]) -> optax.Gra
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:
         leaves, treedef = leaves_by_path(updates)
+        leaves = [(path, array(u)) for path, u in leaves]
+        check_inexact("layerwise_decay", "update", {path: u for path, u in leaves if not isinstance(u, RowSparse)})
         layer_of = keys_of_leaves("layerwise_decay", matchers, updates)
         return treedef.unflatten([scaled(*leaf, name) for leaf, name in zip(leaves, layer_of, strict=True)]), state
 

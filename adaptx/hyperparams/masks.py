@@ -37,7 +37,8 @@ def no_decay_on(*what: str | re.Pattern[str]) -> Callable[[Any], Any]:
         ValueError: nothing given, or a word that is none of these.
     """
     for item in what or ("",):
-        if not isinstance(item, re.Pattern) and item not in _READY and not {*"/*"} & {*str(item)}:
+        known = isinstance(item, str) and (item in _READY or {*"/*"} & {*item})
+        if not known and not isinstance(item, re.Pattern):
             allowed = f"{', '.join(_READY)} or a pattern like '**/scale'"
             raise ValueError(f"no_decay_on: it must be {allowed}, got {item!r}")
     matcher = Matcher.of("no_decay_on", [_READY.get(item, item) if isinstance(item, str) else item for item in what])

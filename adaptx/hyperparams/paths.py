@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import optax
-from jax.tree_util import DictKey, GetAttrKey, keystr, tree_flatten_with_path
+from jax.tree_util import keystr, tree_flatten_with_path
 
 from adaptx.sparse import RowSparse
 
 Patterns = str | re.Pattern[str] | Iterable[str | re.Pattern[str]]
 
 
-def path_of(keys: tuple[Any, ...]) -> str:
-    """The names on the way to a leaf, "encoder/layers/0/kernel", whatever the containers are: dicts, lists, modules.
-
-    An nnx State ends the path of each variable with `value`, which is left out.
-    """
-    if len(keys) > 1 and isinstance(keys[-2], DictKey) and keys[-1] == GetAttrKey("value"):
-        keys = keys[:-1]
-    return keystr(keys, simple=True, separator="/")
-
-
 def leaves_by_path(tree: Any) -> tuple[list[tuple[str, Any]], Any]:
-    """Path and leaf of every leaf, and the treedef; a RowSparse is a leaf as its table is, and so is None."""
-    leaves, treedef = tree_flatten_with_path(tree, is_leaf=lambda x: x is None or isinstance(x, RowSparse))
-    return [(path_of(keys), leaf) for keys, leaf in leaves], treedef
+    """Path and leaf of every leaf, and the treedef; a RowSparse is a leaf as its table is, and so is None.
+
+    A path is the names on the way, "encoder/layers/0/kernel", whatever the containers are: dicts, lists, modules. What
+    an nnx variable holds has the variable's path.
+    """
+    variable = getattr(sys.modules.get("flax.nnx"), "Variable", ())  # there is none before flax is imported
+    is_leaf = lambda x: x is None or isinstance(x, RowSparse)
+    nodes, _ = tree_flatten_with_path(tree, is_leaf=lambda x: is_leaf(x) or isinstance(x, variable))
+    named = [(keystr(keys, simple=True, separator="/"), node) for keys, node in nodes]
+    leaves = [(path, leaf) for path, node in named for leaf in jax.tree.leaves(node, is_leaf=is_leaf)]
+    return leaves, jax.tree.structure(tree, is_leaf=is_leaf)
 
 
 class Matcher(NamedTuple):
@@ -44,7 +43,8 @@ class Matcher(NamedTuple):
         given: Any = patterns
         listed = [*given] if isinstance(given, Iterable) and not isinstance(given, str) else [given]
         for pattern in listed or [""]:
-            if not (isinstance(pattern, str | re.Pattern) and pattern):
+            text = pattern.pattern if isinstance(pattern, re.Pattern) else pattern
+            if not (isinstance(text, str) and text):
                 allowed = "a path like '**/kernel' or a compiled regular expression"
                 raise ValueError(f"{name}: a pattern must be {allowed}, got {pattern!r}")
         regexes = tuple(re.compile(rf"\A{_glob(p)}\Z") if isinstance(p, str) else p for p in listed)

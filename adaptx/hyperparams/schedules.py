@@ -64,7 +64,7 @@ def warmup_stable_decay(
         "decay_steps": decay_steps,
     }.items():
         _check_steps(name, argument, steps, 0)
-    if shape not in _SHAPES:
+    if not isinstance(shape, str) or shape not in _SHAPES:
         raise ValueError(f"{name}: shape must be {', '.join(_SHAPES)}, got {shape!r}")
 
     def schedule(count: Any) -> Array:
@@ -120,7 +120,8 @@ class Recurrent:
 
     def after(self, previous: Array, count: Array) -> Array:
         """The rate after `count` steps, from the one before."""
-        rate = self.f(previous, count)
+        # f never sees step 0: what it gave there would not be used, but its derivative, if NaN, would.
+        rate = self.f(previous, jnp.maximum(count, 1))
         if not is_number(rate):
             raise ValueError(f"recurrent: f must give one real number, got {shown(rate)}")
         return jnp.where(count == 0, self.init, rate)
@@ -136,7 +137,7 @@ def recurrent(f: Callable[[Array, Array], Any], init: Any) -> Recurrent:
     value that `set_hyperparams` sets stops it.
 
     Arguments:
-        f: a function of the rate before and of t, the steps taken before (1 when it first counts), both arrays.
+        f: a function of the rate before and of t, the steps taken before, from 1, both arrays.
         init: the first step's rate; a number >= 0.
 
     Returns: a schedule for `inject_hyperparams`; alone it has no value.

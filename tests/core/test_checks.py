@@ -25,6 +25,11 @@ class Full(NamedTuple):
     mu: Any
 
 
+class Keyed(NamedTuple):
+    count: Any
+    key: Any
+
+
 class Pair(NamedTuple):
     w: Any = None
     wb: Any = None
@@ -33,6 +38,8 @@ class Pair(NamedTuple):
 STEP = lambda g, s, x, t: (g, s)
 BARE = lift("bare", Rule(State=Bare, step=STEP, slots={}))
 FULL = lift("full", Rule(State=Full, step=STEP, slots={"mu": zeros}))
+KEYED = lift("keyed", Rule(State=Keyed, step=STEP, slots={}, scalars={"key": jax.random.key(0)}))
+PAIRED = lift("paired", Rule(State=Full, step=STEP, slots={"mu": lambda x: (zeros(x), zeros(x))}))
 X = {"b": jnp.ones(2), "w": jnp.ones((3, 2))}
 
 
@@ -64,7 +71,7 @@ MESSAGES: dict[str, tuple[Any, type[Exception], str]] = {
     "a shape, against the parameters": (
         lambda: _update(BARE, {**X, "w": jnp.ones((2, 3))}, X),
         ValueError,
-        "bare: the parameter of the gradient at ['w'] must be like float32[2, 3], got float32[3, 2]",
+        "bare: the gradient at ['w'] must be like float32[3, 2], got float32[2, 3]",
     ),
     "a shape, against the state": (
         lambda: _update(FULL, {**X, "w": jnp.ones((1, 2))}),
@@ -74,12 +81,12 @@ MESSAGES: dict[str, tuple[Any, type[Exception], str]] = {
     "a complex gradient of a real parameter": (
         lambda: _update(BARE, {**X, "w": X["w"] + 1j}, X),
         TypeError,
-        "bare: the parameter of the gradient at ['w'] must be like complex64[3, 2], got float32[3, 2]",
+        "bare: the gradient at ['w'] must be like float32[3, 2], got complex64[3, 2]",
     ),
     "a gradient where the parameter is None": (
         lambda: _update(BARE, X, {**X, "b": None}),
         ValueError,
-        "bare: the parameter of the gradient at ['b'] must be like float32[2], got None",
+        "bare: the gradient at ['b'] must be like None, got float32[2]",
     ),
     "a gradient too many": (
         lambda: _update(BARE, {**X, "extra": X["b"]}, X),
@@ -181,6 +188,43 @@ MESSAGES: dict[str, tuple[Any, type[Exception], str]] = {
         "adagrad_norm: the state's `nu` must be like float32[], got "
         "{'b': Array(0., dtype=float32), 'w': Array(0., dtype=float32)}",
     ),
+    "a scalar restored as a Python number": (
+        lambda: adaptx.nadam(0.1).update(X, adaptx.nadam(0.1).init(X)._replace(mu_bias=1.0)),
+        TypeError,
+        "nadam: the state's `mu_bias` must be like float32[], got 1.0",
+    ),
+    "a scalar of another kind": (
+        lambda: adaptx.nadam(0.1).update(X, adaptx.nadam(0.1).init(X)._replace(mu_bias=jnp.int32(1))),
+        TypeError,
+        "nadam: the state's `mu_bias` must be like float32[], got Array(1, dtype=int32)",
+    ),
+    "a key restored as its data": (
+        lambda: KEYED.update(X, KEYED.init(X)._replace(key=np.zeros(2, np.uint32))),
+        ValueError,
+        "keyed: the state's `key` must be like key<fry>[], got uint32[2]",
+    ),
+    "an array of a dtype that does not fit, inside a tuple": (
+        lambda: PAIRED.update(X, PAIRED.init(X)._replace(mu={k: (x, x.astype(int)) for k, x in X.items()})),
+        TypeError,
+        "paired: the `mu` of the gradient at ['b'] must be like ('float32[2]', 'float32[2]'), "
+        "got ('float32[2]', 'int32[2]')",
+    ),
+    "a number for a parameter that is a vector": (
+        lambda: BARE.update(jnp.float32(7), BARE.init(jnp.ones(3)), jnp.float32(7)[None]),
+        ValueError,
+        "bare: the gradient at the root must be like float32[1], got Array(7., dtype=float32)",
+    ),
+    "a vector for a parameter that is a number": (
+        lambda: BARE.update(jnp.ones(3), BARE.init(jnp.ones(3)), jnp.float32(7)),
+        ValueError,
+        "bare: the gradient at the root must be like float32[], got float32[3]",
+    ),
+    "a traced mask, given to a factory": (
+        lambda: jax.jit(lambda on: adaptx.adamw(0.1, mask={"b": on, "w": True}).init(X).count)(True),
+        ValueError,
+        "adamw: mask must be a prefix tree of bools, known when the step is compiled, or a function giving one or "
+        "None, got {'b': 'bool[]', 'w': True}",
+    ),
     "complex gradients and a real state": (
         lambda: FULL.update({**X, "w": X["w"] + 1j}, FULL.init(X)),
         TypeError,
@@ -194,7 +238,7 @@ MESSAGES: dict[str, tuple[Any, type[Exception], str]] = {
     "an integer parameter at the update": (
         lambda: BARE.update(X, BARE.init(X), {**X, "b": jnp.arange(2)}),
         TypeError,
-        "bare: the parameter of the gradient at ['b'] must be like float32[2], got int32[2]",
+        "bare: the gradient at ['b'] must be like int32[2], got float32[2]",
     ),
     "an array of words": (
         lambda: _update(BARE, {**X, "w": np.array(["a"])}),
@@ -211,7 +255,7 @@ MESSAGES: dict[str, tuple[Any, type[Exception], str]] = {
     "a leaf for the whole tree": (
         lambda: _update(BARE, jnp.ones(2), jnp.ones(3)),
         ValueError,
-        "bare: the parameter of the gradient at the root must be like float32[2], got float32[3]",
+        "bare: the gradient at the root must be like float32[3], got float32[2]",
     ),
 }
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import adaptx
 from adaptx.core.descent import Descent
 from adaptx.core.lift import initialised, lift
 from adaptx.core.moments import Decay, debias, ema, sum_sq
@@ -376,3 +377,33 @@ def test_who_wants_to_know_is_told_which_rules_are_initialised() -> None:
         initialised.reset(token)
     tx.init(LEAVES)
     assert seen == ["told"]
+
+
+def test_what_a_rule_makes_weak_is_stored_strong() -> None:
+    """A weakly typed slot or scalar would be another type in the next step, which would be traced again."""
+
+    class Weak(NamedTuple):
+        count: Any
+        on: Any
+        last: Any
+
+    rule = Rule(
+        State=Weak,
+        step=lambda g, s, x, t: (g, s._replace(on=jnp.where(jnp.sum(g) > 0, 1.0, 0.0))),
+        slots={"on": per_tensor(0)},
+        scalars={"last": 0.0},
+        advance=lambda s, totals, t: s._replace(last=jnp.where(t.t > 1, 1.0, 0.0)),
+    )
+    tx, x = lift("weak", rule), {"w": jnp.ones(2)}
+    _, state = tx.update(x, tx.init(x), x)
+    assert [leaf.weak_type for leaf in jax.tree.leaves(state)] == [False] * 3
+
+
+@pytest.mark.parametrize("other", [np.ones(3, np.float32), 0.5, jnp.ones(3)], ids=["numpy", "number", "jax"])
+def test_an_abstract_init_of_a_mixed_tree(other: Any) -> None:
+    state = adaptx.adam(0.1).init({"a": jax.ShapeDtypeStruct((2,), jnp.float32), "b": other})
+    assert state.mu["b"].shape == np.shape(other)
+    traced = jax.eval_shape(
+        lambda x: adaptx.adam(0.1).init({"a": jax.ShapeDtypeStruct((2,), jnp.float32), "b": x}).nu, other
+    )
+    assert traced["b"].shape == np.shape(other)

@@ -192,6 +192,10 @@ def test_renamed_leads_to_arguments_and_is_none() -> None:
 def test_values_that_are_long_or_arrays_end_in_one_short_line() -> None:
     with pytest.raises(ValueError, match=r"toy: eps must be >= 0, got 10{96}\.\.\.$"):
         toy(0.1, eps=10**400)
+    for large in (2**63, 2**63 + 1, 2**64, -(2**63)):
+        with pytest.raises(ValueError, match=f"toy: eps must be >= 0, got {large}$"):
+            toy(0.1, eps=large)
+    toy(0.1, eps=2**63 - 1)
     with pytest.raises(ValueError, match=r"toy: per must be 'tensor' or 'tree', got int64\[2\]$"):
         toy(0.1, per=np.array([1, 2]))
     with pytest.raises(ValueError, match=r"toy: mask must be .*, got \{'w': 'float32\[3, 3\]'\}$"):

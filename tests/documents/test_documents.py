@@ -110,7 +110,7 @@ def test_what_happens_in_adaptx() -> None:
     assert _bfloat16_second_moment(adaptx.adam(1e-3)) == pytest.approx(1 - 0.999**3000, rel=1e-4)
     assert _huge(adaptx.adam(1e-3)) == pytest.approx(1e-3, rel=1e-4)
     wide = jnp.ones((3, 2))
-    with pytest.raises(ValueError, match=r"like float32\[1, 2\], got float32\[3, 2\]"):
+    with pytest.raises(ValueError, match=r"like float32\[3, 2\], got float32\[1, 2\]"):
         adaptx.adam(1e-3).update(jnp.ones((1, 2)), adaptx.adam(1e-3).init(wide), wide)
     with pytest.raises(ValueError, match=r"adam: b1 must be in \[0, 1\), got 1.5"):
         adaptx.adam(1e-3, b1=1.5)

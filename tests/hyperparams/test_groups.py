@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import Any
 
@@ -105,7 +106,8 @@ def test_a_gradient_of_none_is_in_no_group() -> None:
     updates, _ = tx.update(grads, tx.init(params), params)
     assert updates["embed"]["embedding"] is None
     frozen = optax.masked(_tx(), {"embed": False, "hidden": True, "norm": True, "head": True})
-    frozen.update(jax.tree.map(jnp.ones_like, params), frozen.init(params), params)  # a group may be empty there
+    updates, _ = frozen.update(jax.tree.map(jnp.ones_like, params), frozen.init(params), params)
+    np.testing.assert_array_equal(updates["embed"]["embedding"], 1)  # masked; a group may be empty there
 
 
 @pytest.mark.skipif(
@@ -203,7 +205,28 @@ def test_what_does_not_fit_is_refused_in_one_line(rules: Any, rest: Any, line: s
     assert "\n" not in str(refusal.value)
 
 
+def test_paths_of_variables_and_of_fields_called_value() -> None:
+    """A variable's path is where it stands, also in a module taken as a tree; a field of the name stays a name."""
+    named = lambda tree: [path for path, _ in leaves_by_path(tree)[0]]
+    assert named([nnx.Param(jnp.ones(2))]) == ["0"]
+    assert sorted(named(nnx.state(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), nnx.Param))) == ["bias", "kernel"]
+    attention = dataclasses.make_dataclass("Attention", ["query", "key", "value"])
+    jax.tree_util.register_dataclass(attention, ["query", "key", "value"], [])
+    assert named({"att": attention(1.0, 2.0, 3.0)}) == ["att/query", "att/key", "att/value"]
+
+
+def test_static_arguments_are_those_of_every_group() -> None:
+    tx = inject_per_group(adaptx.adamw, GROUPS, {}, static="eps")(0.1)
+    assert not [name for name in get_hyperparams(tx.init(linen())) if name.endswith("/eps")]
+    assert [name for name in get_hyperparams(tx.init(linen())) if name.endswith("/eps_root")]
+
+
 def test_inject_per_group_refuses() -> None:
+    with pytest.raises(TypeError, match="inject_per_group: groups must come from group_by_path, got "):
+        inject_per_group(adaptx.adamw, {"a": 1}, {})
+    for own in (None, ["embed"], {"embed": 0.1}):
+        with pytest.raises(TypeError, match="inject_per_group: per_group must be a dict of groups and arguments, got"):
+            inject_per_group(adaptx.adamw, GROUPS, own)
     with pytest.raises(ValueError, match="inject_per_group: no group heads; there are embed, kernels, others"):
         inject_per_group(adaptx.adamw, GROUPS, {"heads": {}})
     with pytest.raises(TypeError, match="adamw: no argument lr; it is learning_rate here"):
@@ -264,6 +287,9 @@ def test_a_group_is_reset_alone() -> None:
         reset_group(tx, state, params)
     with pytest.raises(ValueError, match="no group 'x'; there are none"):
         reset_group(optax.adam(0.1), optax.adam(0.1).init(params), params, "x")
+    for other, x in ((optax.adam(0.1), params), (tx, jax.tree.map(lambda x: x[:1], params))):
+        with pytest.raises(ValueError, match="reset_group: the state is not that of this transformation and these"):
+            reset_group(other, state, x, "embed")
 
 
 def test_the_table() -> None:
@@ -283,5 +309,8 @@ def test_the_table() -> None:
     assert len({line.index(cell) for line, cell in zip(lines[2:4], ("others", "kernels"), strict=True)}) == 1
     plain = group_table(TREES["abstract"](), GROUPS).splitlines()
     assert plain[1].split()[-2:] == ["-", "-"]
+    sweep = set_hyperparams(jax.vmap(lambda _: tx.init(params))(jnp.arange(2)), {"embed/learning_rate": jnp.ones(2)})
+    assert group_table(params, GROUPS, sweep).splitlines()[1].split()[-2:] == ["float32[2]", "float32[2]"]
+    assert "float32[]" in group_table(params, GROUPS, jax.eval_shape(tx.init, params))
     whole = inject_hyperparams(adaptx.adamw)(0.3)
     assert group_table(params, GROUPS, whole.init(params)).splitlines()[1].split()[-2:] == ["0.3", "0.01"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import re
 from typing import Any
 
 import jax
@@ -10,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import serialization
 
 import adaptx
 from adaptx.core.moments import Decay
-from adaptx.hyperparams import InjectState, get_hyperparams, inject_hyperparams, set_hyperparams
+from adaptx.hyperparams import DecayPair, InjectState, get_hyperparams, inject_hyperparams, set_hyperparams
 from tests.conftest import x64
 
 X = {"b": jnp.ones(2), "w": jnp.ones((3, 2))}
@@ -36,7 +39,7 @@ def test_what_is_kept() -> None:
         state = adam(0.1, b2=0.9999).init(params)
         assert state.hyperparams.keys() == {"learning_rate", "b1", "b2", "eps", "eps_root"}
         b2 = state.hyperparams["b2"]
-        assert isinstance(b2, Decay)
+        assert isinstance(b2, DecayPair)
         assert float(b2.complement) == np.float32(1 - 0.9999)
         assert {a.dtype for a in jax.tree.leaves(state.hyperparams)} == {jnp.dtype(jnp.float32)}
     assert "weight_decay" in adam(0.1, weight_decay=0.0).init(X).hyperparams
@@ -173,8 +176,6 @@ def test_optax_factories() -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), got, expected)
     ema = inject_hyperparams(lambda decay, k: optax.ema(decay + 0 * k))(0.9, 3)
     assert ema.init(X).hyperparams["k"].dtype == jnp.int32
-    with pytest.raises(ValueError, match="scale_by_learning_rate keeps no count"):
-        inject_hyperparams(optax.scale_by_learning_rate)(optax.constant_schedule(0.1)).init(X)
 
 
 def test_extra_arguments_and_the_wrong_state() -> None:
@@ -195,3 +196,146 @@ def test_hyperparameters_are_differentiable() -> None:
         return jnp.sum(updates["w"])
 
     np.testing.assert_allclose(jax.grad(after)(0.3), -6, rtol=1e-5)
+
+
+LINEAR = optax.linear_schedule(0.1, 0.0, 8)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+    ("factory", "kwargs"),
+    [
+        (optax.adamw, dict(learning_rate=0.1)),
+        (optax.sgd, dict(learning_rate=0.1, momentum=0.9)),
+        (optax.rmsprop, dict(learning_rate=0.1)),
+        (optax.sgd, dict(learning_rate=LINEAR)),
+        (optax.adagrad, dict(learning_rate=LINEAR)),
+        (optax.adafactor, dict(learning_rate=LINEAR)),
+        (optax.adamw, dict(learning_rate=LINEAR, weight_decay=0.1)),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_factories_of_optax(factory: Any, kwargs: dict[str, Any], dtype: Any) -> None:
+    """Dtypes are those of closed-over numbers, so that a scan runs; schedules also where Optax would add the count."""
+    params = jax.tree.map(lambda x: x.astype(dtype), X)
+
+    def run(tx: Any) -> Any:
+        def body(carry: Any, i: Any) -> Any:
+            params, state = carry
+            grads = jax.tree.map(lambda x: jnp.cos(x + i.astype(x.dtype)), params)
+            updates, state = tx.update(grads, state, params)
+            return (optax.apply_updates(params, updates), state), updates
+
+        return jax.jit(lambda: jax.lax.scan(body, (params, tx.init(params)), jnp.arange(6)))()
+
+    (got, state), updates = run(inject_hyperparams(factory)(**kwargs))
+    (expected, _), like = run(factory(**kwargs))
+    kinds = lambda tree: jax.tree.map(lambda a: (a.shape, a.dtype), tree)
+    assert kinds(updates) == kinds(like)
+    tolerance = 1e-4 if dtype == jnp.float32 else 0.05
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), got, expected)
+    if callable(kwargs["learning_rate"]):
+        np.testing.assert_allclose(get_hyperparams(state)["learning_rate"], LINEAR(5), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["count", "c"])
+def test_a_parameter_may_be_called_count(name: str) -> None:
+    """Only a field of a state that is one integer is a count."""
+    factory = lambda learning_rate: optax.chain(
+        optax.trace(0.9), optax.scale_by_adam(), optax.scale_by_learning_rate(learning_rate)
+    )
+    tx, params = inject_hyperparams(factory)(LINEAR), {name: jnp.ones(2)}
+    _, state = steps(tx, tx.init(params), params, 4)
+    np.testing.assert_allclose(get_hyperparams(state)["learning_rate"], LINEAR(3), rtol=1e-6)
+
+
+def test_what_is_given_as_an_array_is_not_donated() -> None:
+    rate, rates = jnp.float32(0.1), jnp.float32(0.2)
+    tx = adam(rate)
+    step = jax.jit(lambda state, grads: tx.update(grads, state)[1], donate_argnums=0)
+    step(set_hyperparams(step(tx.init(X), X), learning_rate=rates), X)
+    assert (float(rate), float(rates)) == (np.float32(0.1), np.float32(0.2))
+    assert float(get_hyperparams(tx.init(X))["learning_rate"]) == np.float32(0.1)
+
+
+def test_the_state_is_saved_and_loaded() -> None:
+    """By Flax's serialization, whose named tuples all parts of the state are."""
+    tx = adam(LINEAR, weight_decay=0.1)
+    params, state = steps(tx, tx.init(X))
+    loaded = serialization.from_bytes(tx.init(X), serialization.to_bytes(state))
+    jax.tree.map(np.testing.assert_array_equal, loaded, state)
+    jax.tree.map(np.testing.assert_array_equal, steps(tx, loaded, params), steps(tx, state, params))
+
+
+def test_a_partial_of_our_factory_is_ours() -> None:
+    part = inject_hyperparams(functools.partial(adaptx.adam, b2=0.9999))(0.1)
+    assert isinstance(part.init(X).hyperparams["b2"], DecayPair)
+    given = inject_hyperparams(lambda rate, b: adaptx.adam(rate, b2=b))(0.1, Decay.of(0.9999))
+    for tx in (part, given):
+        expected = steps(adaptx.adam(0.1, b2=0.9999), adaptx.adam(0.1).init(X))[1]
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), steps(tx, tx.init(X))[1].inner.nu, expected.nu
+        )
+
+
+def test_numbers_of_others() -> None:
+    """Ints that were given are kept as ints and set as such; keys, flags and what was left at default are not kept."""
+    factory = lambda decay, every=2, size=3: optax.ema(decay + 0.0 * every * size)
+    tx, traced = inject_hyperparams(factory)(0.9, every=4), []
+
+    @jax.jit
+    def step(state: Any) -> Any:
+        traced.append(1)
+        return tx.update(X, state)[1]
+
+    state = step(tx.init(X))
+    assert state.hyperparams.keys() == {"decay", "every"}
+    step(set_hyperparams(state, every=5, decay=0.8))
+    assert len(traced) == 1
+    with pytest.raises(ValueError, match=r"set_hyperparams: every must be an integer or of shape \(\), got 2.7"):
+        set_hyperparams(state, every=2.7)
+    noise = inject_hyperparams(optax.add_noise)(0.1, 0.5, jax.random.key(0))
+    assert noise.init(X).hyperparams.keys() == {"eta", "gamma"}
+    noise.update(X, noise.init(X))
+    sgd = inject_hyperparams(optax.sgd)(-0.1)  # upwards: no rate of ours, so it may stay one
+    assert float(get_hyperparams(set_hyperparams(sgd.init(X), learning_rate=-0.2))["learning_rate"]) == np.float32(-0.2)
+
+
+def test_every_extra_argument_arrives() -> None:
+    """Arrays through the compiled step, anything else beside it; a bool stays one."""
+    seen = []
+
+    def factory(learning_rate: Any) -> Any:
+        def update(updates: Any, state: Any, params: Any = None, *, value: Any = None, refresh: Any = None) -> Any:
+            seen.append(refresh)
+            return jax.tree.map(lambda u: -learning_rate * value * u, updates), state
+
+        return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+    tx = inject_hyperparams(factory)(0.5)
+    updates, _ = tx.update(X, tx.init(X), X, value=3.0)
+    np.testing.assert_array_equal(updates["w"], -1.5)
+    updates, _ = tx.update(X, tx.init(X), X, value=jnp.float32(2.0), refresh=True)
+    np.testing.assert_array_equal(updates["w"], -1.0)
+    assert seen[-1] is True
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (lambda: inject_hyperparams(3), "inject_hyperparams: it needs a function that makes an optimizer, got 3"),
+        (
+            lambda: inject_hyperparams(adaptx.adam, static=[3]),
+            "inject_hyperparams: adam has no argument 3; allowed are ",
+        ),
+        (lambda: set_hyperparams(adam(0.1).init(X), 0.1), "give values by name, or in a dict of names, not 0.1"),
+        (lambda: set_hyperparams(adam(0.1).init(X), {"b1": 0.1}, b1=0.2), "set_hyperparams: b1 is given twice"),
+        (lambda: adam(lambda t: jnp.ones(2)).init(X), "adam: the schedule of learning_rate must give one real number"),
+        (lambda: inject_hyperparams(optax.adam)(lambda t: None).init(X), "must give one real number, got None"),
+    ],
+    ids=range(6),
+)
+def test_what_does_not_fit_is_refused_in_one_line(call: Any, line: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=re.escape(line)) as refusal:
+        call()
+    assert "\n" not in str(refusal.value)

@@ -117,8 +117,8 @@ def test_a_skipped_step_does_not_advance_the_rate() -> None:
         (lambda: recurrent(lambda r, t: r, 0.1)(3), "recurrent: the rate needs the one before it, which only"),
         (lambda: adaptx.adam(recurrent(lambda r, t: r, 0.1)).update(X, adaptx.adam(0.1).init(X)), "only `inject_hyper"),
         (
-            lambda: _rates(inject_hyperparams(adaptx.adam)(recurrent(lambda r, t: [r], 0.1)), None, 1),
-            "must be the Inject",
+            lambda: warmup_stable_decay(0.1, 1, 1, 1, shape=["linear"]),
+            "shape must be linear, cosine, sqrt, got ['linear']",
         ),
     ],
     ids=range(13),
@@ -129,7 +129,20 @@ def test_what_is_out_of_range_is_refused_in_one_line(make: Any, line: str) -> No
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("value", [jnp.ones(2), None, True])
+def test_derivatives_through_a_recurrence() -> None:
+    """Of a rate that divides by t, which f would be asked for at t = 0."""
+
+    def end(first: Any) -> Any:
+        tx = inject_hyperparams(adaptx.adam)(recurrent(lambda rate, t: rate / t, first), b1=0.0, b2=0.0)
+        state = tx.init(X)
+        for _ in range(3):
+            updates, state = tx.update(X, state, X)
+        return updates["w"][0]
+
+    np.testing.assert_allclose(jax.jit(jax.value_and_grad(end))(0.4), (-0.2, -0.5), rtol=1e-5)
+
+
+@pytest.mark.parametrize("value", [jnp.ones(2), None, True, [0.1]])
 def test_a_recurrence_gives_one_number(value: Any) -> None:
     tx = inject_hyperparams(adaptx.adam)(recurrent(lambda rate, t: value, 0.1))
     with pytest.raises(ValueError, match="recurrent: f must give one real number, got "):

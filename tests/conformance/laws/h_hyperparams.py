@@ -13,7 +13,6 @@ import numpy as np
 import optax
 
 from adaptx.core.moments import Decay
-from adaptx.glossary import GLOSSARY
 from adaptx.hyperparams import get_hyperparams, inject_hyperparams, set_hyperparams
 from tests.conformance.cases import Case, grads_like, params_like
 from tests.conformance.compare import assert_close, wide
@@ -106,8 +105,9 @@ POINTS, WEIGHTS = np.array([-2, -1, 1, 2]), np.array([1, -8, 8, -1]) / 12
 
 
 def _validation_loss(case: Case, values: Any) -> Any:
-    """The loss after 20 steps on quadratics whose centres move, as a function of the case's numbers."""
-    tx, params = case.tx(**values), params_like("float64")
+    """The loss after 20 steps on quadratics whose centres move, as a function of the numbers in the state."""
+    tx, params = inject_hyperparams(case.factory)(**case.kwargs), params_like("float64")
+    state = set_hyperparams(tx.init(params), values)
     centres, last = grads_like(UNROLLED, "float64"), params_like("float64", seed=5)
     curvature = jax.tree.map(lambda x: 0.5 + jnp.abs(x), params)
 
@@ -117,14 +117,14 @@ def _validation_loss(case: Case, values: Any) -> Any:
         updates, state = tx.update(grads, state, params)
         return (optax.apply_updates(params, updates), state), None
 
-    (params, _), _ = jax.lax.scan(body, (params, tx.init(params)), centres)
+    (params, _), _ = jax.lax.scan(body, (params, state), centres)
     return sum(jnp.sum((x - y) ** 2) for x, y in zip(*map(jax.tree.leaves, (params, last)), strict=True))
 
 
 def _cuts_complements(case: Case) -> Case:
     """1 - b is taken for a constant."""
-    cut = lambda b: Decay(b, jax.lax.stop_gradient(1 - b))
-    return _with_factory(case, lambda a, v: cut(v) if GLOSSARY[a].decay and isinstance(v, jax.Array) else v)
+    cut = lambda b: Decay(b.value, jax.lax.stop_gradient(b.complement))
+    return _with_factory(case, lambda a, v: cut(v) if isinstance(v, Decay) else v)
 
 
 @law("H6", tier="C", plant=_cuts_complements, applies=lambda case: case.flag("reduces") == "element")
