@@ -9,14 +9,14 @@ from typing import Any
 from adaptx.hyperparams.paths import Matcher, leaves_by_path
 
 _READY = {
-    # The last name is `bias`, or `b` as in Haiku.
-    "biases": re.compile(r"(^|/)(bias|b)$"),
+    # The last name is `bias`, or `b` as in Haiku, or one with it: bias_q, in_proj_bias.
+    "biases": re.compile(r"(^|/)(bias(_[^/]*)?|[^/]*_bias|b)$"),
     # A module or array is called something with `norm`, or ln, bn or gn: LayerNorm_0, norm1, ln_f, bn2.
     "norms": re.compile(r"(^|/)([^/]*norm(?!al)[^/]*|(ln|bn|gn)(_[^/]*|\d+)?)(/|$)", re.IGNORECASE),
-    # The array is called something with `embed`, wte or wpe; or it is the weight of such a module. What embeds patches
-    # is a convolution and no table.
+    # The array is called something with `embed`, or emb, wte or wpe; or it is the weight of such a module. What embeds
+    # patches is a convolution and no table.
     "embeddings": re.compile(
-        r"(^|/)((?!patch)[^/]*embed[^/]*|wte|wpe)(/(weight|table|embeddings?|w))?$",
+        r"(^|/)((?!patch)[^/]*embed[^/]*|([^/]*_)?emb|wte|wpe)(/(weight|table|embeddings?|w))?$",
         re.IGNORECASE,
     ),
 }
@@ -28,8 +28,8 @@ def no_decay_on(*what: str | re.Pattern[str]) -> Callable[[Any], Any]:
         tx = adamw(1e-3, weight_decay=0.1, mask=no_decay_on("norms", "biases"))
 
     Arguments:
-        what: "norms" (names with norm, or ln, bn, gn), "biases" (bias, b), "embeddings" (names with embed, wte, wpe),
-            and patterns of further paths as in `group_by_path`, which have a `/` or a `*`, or are regular expressions.
+        what: "norms" (names with norm, or ln, bn, gn), "biases" (bias, bias_..., ..._bias, b), "embeddings" (names with
+            embed, or emb, wte, wpe), and patterns of further paths as in `group_by_path`, which have a `/` or a `*`, or are regular expressions.
 
     Returns: a function of the parameters that gives the tree of bools, True where the decay applies.
 

@@ -114,7 +114,7 @@ def test_what_does_not_fit_is_refused_in_one_line(rate: Any, order: Any, line: s
 
 
 NAMES = {
-    "biases": ["bias", "Dense_0/bias", "mlp/b"],
+    "biases": ["bias", "Dense_0/bias", "mlp/b", "attention/bias_q", "attention/in_proj_bias"],
     "norms": [
         "LayerNorm_0/scale",
         "norm1/weight",
@@ -125,7 +125,16 @@ NAMES = {
         "final_rms_norm/scale",
         "ln/scale",
     ],
-    "embeddings": ["Embed_0/embedding", "token_embed/weight", "wte/embedding", "pos_embedding", "wpe", "pos_embed"],
+    "embeddings": [
+        "Embed_0/embedding",
+        "token_embed/weight",
+        "wte/embedding",
+        "pos_embedding",
+        "wpe",
+        "pos_embed",
+        "tok_emb/weight",
+        "emb",
+    ],
 }
 OTHERS = [
     "Dense_0/kernel",
@@ -134,6 +143,8 @@ OTHERS = [
     "embed_proj/kernel",
     "normal/kernel",
     "debias/kernel",
+    "unbiased",
+    "member/weight",
     "lnn/kernel",
     "mlp/w",
 ]

@@ -106,8 +106,7 @@ POINTS, WEIGHTS = np.array([-2, -1, 1, 2]), np.array([1, -8, 8, -1]) / 12
 
 def _validation_loss(case: Case, values: Any) -> Any:
     """The loss after 20 steps on quadratics whose centres move, as a function of the numbers in the state."""
-    tx, params = inject_hyperparams(case.factory)(**case.kwargs), params_like("float64")
-    state = set_hyperparams(tx.init(params), values)
+    tx, params = inject_hyperparams(case.factory)(**{**case.kwargs, **values}), params_like("float64")
     centres, last = grads_like(UNROLLED, "float64"), params_like("float64", seed=5)
     curvature = jax.tree.map(lambda x: 0.5 + jnp.abs(x), params)
 
@@ -117,7 +116,7 @@ def _validation_loss(case: Case, values: Any) -> Any:
         updates, state = tx.update(grads, state, params)
         return (optax.apply_updates(params, updates), state), None
 
-    (params, _), _ = jax.lax.scan(body, (params, state), centres)
+    (params, _), _ = jax.lax.scan(body, (params, tx.init(params)), centres)
     return sum(jnp.sum((x - y) ** 2) for x, y in zip(*map(jax.tree.leaves, (params, last)), strict=True))
 
 
