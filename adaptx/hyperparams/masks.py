@@ -29,7 +29,8 @@ def no_decay_on(*what: str | re.Pattern[str]) -> Callable[[Any], Any]:
 
     Arguments:
         what: "norms" (names with norm, or ln, bn, gn), "biases" (bias, bias_..., ..._bias, b), "embeddings" (names with
-            embed, or emb, wte, wpe), and patterns of further paths as in `group_by_path`, which have a `/` or a `*`, or are regular expressions.
+            embed, or emb, wte, wpe), and patterns of further paths as in `group_by_path`, which have a `/` or a `*`,
+            or are regular expressions.
 
     Returns: a function of the parameters that gives the tree of bools, True where the decay applies.
 
