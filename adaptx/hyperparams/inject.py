@@ -267,8 +267,9 @@ def set_hyperparams(state: Any, /, by_path: Any = None, *, override: bool = Fals
         by_name: numbers, or arrays of the shape that is there (of a vmapped state, one for each member).
 
     Errors:
-        ValueError: a name that is not there, or is there more than once; a value out of range or of another shape; a
-            scheduled hyperparameter without `override`.
+        ValueError: a name that is not there, is there more than once or is given twice; a value out of range or
+            of another shape; a scheduled hyperparameter without `override`.
+        TypeError: what is no dict in place of one.
     """
     if not isinstance(by_path, Mapping | None):
         raise TypeError(f"set_hyperparams: give values by name, or in a dict of names, not {shown(by_path)}")

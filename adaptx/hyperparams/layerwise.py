@@ -45,6 +45,7 @@ def layerwise_decay(rate: Any, order: Sequence[Patterns | Stacked]) -> optax.Gra
     Errors:
         ValueError: a rate <= 0, no layers; when it is used, a leaf in no layer or in several, a layer without leaves,
             a stacked leaf with another number of layers.
+        TypeError: updates that are neither floating nor complex.
 
     Source: Howard and Ruder, Universal Language Model Fine-tuning for Text Classification, 2018,
         https://arxiv.org/abs/1801.06146 (discriminative fine-tuning); the constant factor as in Clark et al., ELECTRA,
