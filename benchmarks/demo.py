@@ -3,6 +3,7 @@
     python -m benchmarks.demo
     python -m benchmarks.demo --dataset digits --optimizer adam --optimizer dog --steps 1000
     python -m benchmarks.demo --data path/to/fashion-mnist
+    python -m benchmarks.demo --sweep learning_rate
 
 Three tasks (a linear and an MLP regression on diabetes, a two-layer classifier on digits), one table, two pictures.
 Every optimizer runs at its usual rate, untuned: the table shows that they work, not which one is best.
@@ -10,7 +11,9 @@ Every optimizer runs at its usual rate, untuned: the table shows that they work,
 
 import argparse
 import importlib.util
+import itertools
 import math
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -51,6 +54,8 @@ def demo(argv: Sequence[str] | None) -> int:
 
     parser = make_parser(training.NAMES)
     args = parser.parse_args(argv)
+    if args.sweep:
+        return demo_sweep(args, parser)
     datasets = load(args, parser)
     make_writable(args.out, parser)
 
@@ -75,6 +80,37 @@ def demo(argv: Sequence[str] | None) -> int:
     if complete < len(runs):
         print(f"interrupted: {complete} of {len(runs)} runs complete; what was done is kept", file=sys.stderr)
         return INTERRUPTED
+    return 0
+
+
+def demo_sweep(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """A sweep for each task and optimizer: by default adam on digits."""
+    from benchmarks import training
+    from benchmarks.demo_sweep import RANGES, sweep
+
+    swept = list(dict.fromkeys(args.sweep))
+    if unknown := [name for name in swept if name not in RANGES]:
+        parser.error(f"--sweep: invalid choice: {unknown[0]!r} (choose from {', '.join(RANGES)})")
+    if len(swept) > 2:
+        parser.error("--sweep: one hyperparameter or two")
+    if args.learning_rate and "learning_rate" in swept:
+        parser.error("--learning-rate: it is swept")
+    args.dataset = args.dataset or ["digits"]
+    datasets = load(args, parser)
+    make_writable(args.out, parser)
+    trials = args.trials or (16 if len(swept) == 1 else 48)
+    tasks = [task for dataset in datasets for task in training.tasks_on(dataset)]
+    for task, name in itertools.product(tasks, dict.fromkeys(args.optimizer or ["adam"])):
+        try:
+            results = sweep(task, name, swept, args.learning_rate, trials, args.steps, args.seed)
+        except ValueError as error:
+            parser.error(f"--sweep with {name}: {error}")
+        print(f"{task.name}, {name}, {args.steps} steps; score: loss on the test rows\n{results}")
+        path = args.out / re.sub("[ ,]+", "_", f"sweep {' '.join(swept)} {task.name} {name}.png")
+        results.plot(path)
+        print(f"wrote {path}\n")
+        if not results.complete:
+            return INTERRUPTED
     return 0
 
 
@@ -175,6 +211,14 @@ def make_parser(names: Sequence[str]) -> argparse.ArgumentParser:
         metavar="RATE",
         help="the schedule's peak, for all of them (default: each optimizer's typical rate)",
     )
+    add(
+        "--sweep",
+        action="append",
+        metavar="NAME",
+        help="repeatable, at most twice: learning_rate, b1, b2, eps, momentum or weight_decay; trains once for each of "
+        "many values, and prints a table (default then: adam on digits)",
+    )
+    add("--trials", type=whole(1), metavar="N", help="of a sweep, at most (default: 16; of two hyperparameters 48)")
     add("--steps", type=whole(1), default=2000, metavar="N", help="of each run (default: %(default)s)")
     add(
         "--seed",

@@ -87,9 +87,15 @@ def make_optimizer(name: str, rate: float, steps: int) -> optax.GradientTransfor
 
     Where the method finds its own step size (dog) the schedule multiplies it.
     """
-    schedule = optax.warmup_cosine_decay_schedule(rate / 100, rate, steps // 10, steps, end_value=rate / 100)
-    factory = optax.sgd if name == BASELINE else OPTIMIZERS[name].factory
-    return optax.chain(optax.clip_by_global_norm(1.0), factory(schedule))
+    return optax.chain(optax.clip_by_global_norm(1.0), factory_of(name)(schedule_of(rate, steps)))
+
+
+def schedule_of(rate: float, steps: int) -> optax.Schedule:
+    return optax.warmup_cosine_decay_schedule(rate / 100, rate, steps // 10, steps, end_value=rate / 100)
+
+
+def factory_of(name: str) -> Any:
+    return optax.sgd if name == BASELINE else OPTIMIZERS[name].factory
 
 
 def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformationExtraArgs) -> jax.stages.Wrapped:

@@ -273,9 +273,15 @@ def set_hyperparams(state: Any, /, by_path: Any = None, *, override: bool = Fals
     """
     if not isinstance(by_path, Mapping | None):
         raise TypeError(f"set_hyperparams: give values by name, or in a dict of names, not {shown(by_path)}")
+    given = [*(by_path or {}).items(), *by_name.items()]
+    return with_hyperparams(state, chosen_hyperparams("set_hyperparams", state, given, override))
+
+
+def chosen_hyperparams(caller: str, state: Any, given: Iterable[tuple[str, Any]], override: bool) -> dict[str, Any]:
+    """Values by name as the state would keep them, by path; one line in the caller's name for what it cannot keep."""
     named, new = _named(state), {}
     found = dict(named.values())
-    for key, value in [*(by_path or {}).items(), *by_name.items()]:
+    for key, value in given:
         paths = [key] if key in found else [path for path, kept in found.items() if key in (kept.argument, kept.name)]
         if len(paths) != 1:
             theirs = [name for name, (path, _) in named.items() if path in paths]
@@ -284,15 +290,15 @@ def set_hyperparams(state: Any, /, by_path: Any = None, *, override: bool = Fals
                 if paths
                 else f"is not there; there are {', '.join(named) or 'none'}"
             )
-            raise ValueError(f"set_hyperparams: {key} {there}")
+            raise ValueError(f"{caller}: {key} {there}")
         if paths[0] in new:
-            raise ValueError(f"set_hyperparams: {key} is given twice")
+            raise ValueError(f"{caller}: {key} is given twice")
         kept = found[paths[0]]
-        new[paths[0]] = _replaced(kept.argument, kept.value, value, override)
-    return _with(state, new)
+        new[paths[0]] = _replaced(caller, kept.argument, kept.value, value, override)
+    return new
 
 
-def _with(state: Any, new: dict[str, Any], where: str = "") -> Any:
+def with_hyperparams(state: Any, new: dict[str, Any], where: str = "") -> Any:
     """The state with what is kept at some paths replaced."""
 
     def at(path: Any, s: Any) -> Any:
@@ -300,18 +306,18 @@ def _with(state: Any, new: dict[str, Any], where: str = "") -> Any:
             return s
         here = where + keystr(path)
         kept = {a: new.get(f"{here}[{a!r}]", old) for a, old in s.hyperparams.items()}
-        return InjectState(kept, _with(s.inner, new, f"{here}.inner"))
+        return InjectState(kept, with_hyperparams(s.inner, new, f"{here}.inner"))
 
     return jax.tree_util.tree_map_with_path(at, state, is_leaf=lambda s: isinstance(s, InjectState))
 
 
-def _replaced(argument: str, kept: Any, value: Any, override: bool) -> Any:
+def _replaced(caller: str, argument: str, kept: Any, value: Any, override: bool) -> Any:
     """A value in the form of what is kept."""
     if isinstance(kept, Scheduled) and not override:
-        raise ValueError(f"set_hyperparams: {argument} is scheduled; override=True stops the schedule at the value")
+        raise ValueError(f"{caller}: {argument} is scheduled; override=True stops the schedule at the value")
     if argument in GLOSSARY and all(map(GLOSSARY[argument].test, _members(jax.tree.leaves(kept)[0]))):
         for member in _members(value):
-            check_argument("set_hyperparams", argument, member)
+            check_argument(caller, argument, member)
     first = jax.tree.leaves(kept)[0]
     whole = jnp.issubdtype(first.dtype, jnp.integer)
 
@@ -330,7 +336,7 @@ def _replaced(argument: str, kept: Any, value: Any, override: bool) -> Any:
         return like(value, kept)
     except (TypeError, ValueError):
         allowed = f"{'an integer' if whole else 'a number'} or of shape {first.shape}"
-        raise ValueError(f"set_hyperparams: {argument} must be {allowed}, got {shown(value)}") from None
+        raise ValueError(f"{caller}: {argument} must be {allowed}, got {shown(value)}") from None
 
 
 def _members(value: Any) -> Any:

@@ -1,0 +1,63 @@
+"""Journal: the file that keeps a sweep's finished trials, a line of JSON each, so that it can go on after an end."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adaptx.tune.results import Outcome
+from adaptx.tune.space import Trial
+
+
+class Journal:
+    """Its first line says which sweep it is of; each other line is one finished trial.
+
+    Errors:
+        ValueError: a file of something else, or of another sweep.
+    """
+
+    def __init__(self, path: str | Path, sweep: Mapping[str, Any], trials: list[Trial]) -> None:
+        self.path, self.outcomes = Path(path), list[Outcome]()
+        head = json.dumps({"adaptx sweep": sweep})
+        kept: list[str] = []
+        try:
+            if self.path.exists():
+                first, *lines = self.path.read_text(encoding="utf-8").split("\n")
+                if first and first != head:
+                    raise ValueError(f"sweep: {self.path} {_difference(first, sweep)}; give another path, or remove it")
+                kept = lines[:-1]  # the last may have been cut short by the end of the process
+                self.outcomes = [_outcome(json.loads(line), trials) for line in kept]
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            whole = self.path.with_name(self.path.name + ".new")
+            whole.write_text("".join(f"{line}\n" for line in [head, *kept]), encoding="utf-8")
+            os.replace(whole, self.path)
+        except OSError as problem:
+            raise ValueError(f"sweep: path {self.path} cannot be written to: {problem.strerror}") from None
+
+    def add(self, outcomes: Iterable[Outcome]) -> None:
+        """Finished trials, on the disk when this returns."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(o.record()) + "\n" for o in outcomes))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _difference(line: str, sweep: Mapping[str, Any]) -> str:
+    try:
+        theirs = json.loads(line)["adaptx sweep"]
+        names = [name for name in sweep if theirs.get(name) != json.loads(json.dumps(sweep[name]))]
+    except (ValueError, TypeError, KeyError):
+        return "is no file of a sweep"
+    return "is of another sweep: " + ", ".join(f"its {name} is {theirs.get(name)}, not {sweep[name]}" for name in names)
+
+
+def _outcome(record: dict[str, Any], trials: list[Trial]) -> Outcome:
+    number = lambda x: np.nan if x is None else x
+    losses = np.array(list(map(number, record["losses"])))
+    i = record["trial"]
+    return Outcome(i, trials[i], number(record["score"]), losses, record["diverged"])

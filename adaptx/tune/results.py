@@ -1,0 +1,139 @@
+"""Results: the trials of a sweep as a table, a file or a picture."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adaptx.tune.space import Axis, Trial
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outcome:
+    """What became of one trial."""
+
+    number: int  # from 0, in the order in which the trials were drawn
+    hyperparams: Trial
+    score: float  # the smaller the better; NaN where the trial diverged
+    losses: NDArray[np.floating]  # of every step that was taken
+    diverged: int | None = None  # the step, from 1, whose loss was the first that is not finite
+
+    @property
+    def loss(self) -> float:
+        """Of the last step."""
+        return float(self.losses[-1])
+
+    @property
+    def steps(self) -> int:
+        return len(self.losses)
+
+    def record(self) -> dict[str, Any]:
+        """For JSON: what is not finite as None."""
+        plain = lambda x: float(x) if math.isfinite(x) else None
+        fields = {"score": plain(self.score), "loss": plain(self.loss), "steps": self.steps, "diverged": self.diverged}
+        return {"trial": self.number, **self.hyperparams, **fields, "losses": list(map(plain, self.losses))}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Results:
+    """The finished trials of a sweep, in the order in which they were drawn; print it, or see `best`, `plot`."""
+
+    outcomes: Sequence[Outcome]
+    axes: dict[str, Axis]
+    trials: int  # that were to run
+    steps: int  # of a trial that runs to its end
+    how: str  # side by side or one after the other, and where; the times
+
+    @property
+    def complete(self) -> bool:
+        """Whether all trials are there: not so after an interruption."""
+        return len(self.outcomes) == self.trials
+
+    @property
+    def ranked(self) -> list[Outcome]:
+        """Best first: those that went further, then by score; those that diverged last."""
+        key = lambda o: (o.diverged is not None, -o.steps, o.score if math.isfinite(o.score) else math.inf, o.number)
+        return sorted(self.outcomes, key=key)
+
+    @property
+    def best(self) -> Outcome:
+        """The trial of the smallest score, of those that ran longest.
+
+        Errors:
+            ValueError: every trial diverged, or none is finished.
+        """
+        first = next(iter(self.ranked), None)
+        if first is None or first.diverged is not None:
+            why = "none is finished" if first is None else "all diverged; try smaller rates"
+            raise ValueError(f"sweep: there is no best trial: {why}")
+        return first
+
+    def table(self, most: int | None = None) -> str:
+        """One line a trial, best first.
+
+        Arguments:
+            most: at most so many lines; default: all.
+        """
+        shown = self.ranked[:most]
+        rows = [["trial", *self.axes, "score", "loss", "steps", ""]]
+        for o in shown:
+            numbers = [f"{v:.6g}" for v in (*o.hyperparams.values(), o.score, o.loss)]
+            rows.append([str(o.number), *numbers, str(o.steps), self._end(o)])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(cell.rjust(w) for cell, w in zip(row[:-1], widths, strict=False)) + "  " + row[-1] for row in rows
+        ]
+        return "\n".join([line.rstrip() for line in lines])
+
+    def _end(self, outcome: Outcome) -> str:
+        if outcome.diverged is not None:
+            return f"diverged at step {outcome.diverged}"
+        return "stopped early" if outcome.steps < self.steps else ""
+
+    def __str__(self) -> str:
+        left = "" if self.complete else f"interrupted: {len(self.outcomes)} of {self.trials} trials are finished\n"
+        return f"{self.table()}\n{left}{self.how}"
+
+    def to_csv(self, path: str | Path) -> None:
+        """The table as a file, a line for each trial in the order in which they were drawn.
+
+        Arguments:
+            path: of the file, which is written anew.
+        """
+        with Path(path).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["trial", *self.axes, "score", "loss", "steps", "diverged"])
+            for o in self.outcomes:
+                writer.writerow([o.number, *o.hyperparams.values(), o.score, o.loss, o.steps, o.diverged])
+
+    def to_json(self, path: str | Path) -> None:
+        """A list of the trials, each with all its losses; numbers that are not finite are null.
+
+        Arguments:
+            path: of the file, which is written anew.
+        """
+        records = [o.record() for o in self.outcomes]
+        Path(path).write_text(json.dumps(records, allow_nan=False, indent=1), encoding="utf-8")
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """A picture: the loss curves, and the score over the axes; for two axes a map.
+
+        Arguments:
+            path: where to write it, by the ending as PNG, SVG or PDF; default: nowhere.
+
+        Returns: the matplotlib Figure.
+
+        Errors:
+            ImportError: matplotlib is missing; pip install "adaptx[plot]" brings it.
+        """
+        from adaptx.tune import plots  # late: matplotlib is an extra
+
+        return plots.sweep_picture(self, path)

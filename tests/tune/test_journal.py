@@ -1,0 +1,157 @@
+"""Interruptions: a sweep whose process was killed goes on from its file, and the file says what it cannot take."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import adaptx
+from adaptx import tune
+from tests.tune.problem import BATCHES, Training
+
+ROOT = Path(__file__).parents[2]
+SPACE = {"learning_rate": np.geomspace(1e-3, 1, 9)}
+# Trains three trials, says so, and waits for its end in the fourth. Its batches are read anew for each trial.
+CHILD = """
+import signal, sys, time
+import adaptx.tune.batches
+from tests.tune.test_journal import BATCHES, swept
+
+adaptx.tune.batches.KEPT_BYTES = 0
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
+
+class Slow(list):
+    begun = 0
+    def __iter__(self):
+        for batch in super().__iter__():
+            yield batch
+            Slow.begun += 1
+        if Slow.begun == 6 * int(sys.argv[2]):
+            print("there", flush=True)
+            time.sleep(60)
+
+print(swept(sys.argv[1], method=sys.argv[3], batches=Slow(BATCHES)))
+"""
+
+
+def swept(path: Any, training: Training | None = None, **changed: Any) -> tune.Results:
+    training = training or Training(adaptx.adam)
+    given = dict(space=SPACE, method="grid", batches=BATCHES, devices=jax.devices()[:1], progress=False) | changed
+    if given["method"] == "halving":
+        given["method"] = tune.Halving(draw="grid")
+    return tune.sweep(training.make_state, training.train_step, path=path, **given)
+
+
+def stopped(path: Path, method: str, trials: int, by: signal.Signals) -> subprocess.CompletedProcess[str]:
+    """A sweep in a process of its own, which gets a signal while it is in a later trial than so many."""
+    command = [sys.executable, "-W", "default", "-c", CHILD, str(path), str(trials), method]
+    process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    process.send_signal(by)
+    out, err = process.communicate(timeout=60)
+    assert first == "there\n", err
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The trials that `run.trained` is given from now on."""
+    seen: list[int] = []
+    from adaptx.tune import run
+
+    trained = run.trained
+
+    def counting(*given: Any) -> Any:
+        seen.extend(runner.number for runner in given[-1])
+        return trained(*given)
+
+    monkeypatch.setattr(run, "trained", counting)
+    return seen
+
+
+@pytest.mark.parametrize(("method", "left"), [("grid", 6), ("halving", 3)])
+def test_a_killed_sweep_goes_on(method: str, left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adaptx.tune.plan.CPU_WIDTH", 1)
+    path = tmp_path / "new" / "sweep.jsonl"
+    # One reading of the batches is for the compilation; of halving all nine trials do the first rung.
+    done = stopped(path, method, 4 if method == "grid" else 2, signal.SIGKILL)
+    assert done.returncode == -signal.SIGKILL
+    kept = path.read_text().splitlines()
+    seen = counted(monkeypatch)
+    results = swept(path, method=method)
+    whole = swept(None, method=method)
+    assert results.complete
+    assert results.table() == whole.table()
+    for a, b in zip(results.outcomes, whole.outcomes, strict=True):
+        np.testing.assert_array_equal(a.losses, b.losses)
+    finished = {int(re.findall(r'"trial": (\d+)', line)[0]) for line in kept[1:]}
+    assert finished.isdisjoint(seen[: 9 - len(finished)])
+    if method == "grid":
+        assert 1 <= len(finished) <= 8
+    seen.clear()
+    again = swept(path, method=method)
+    assert seen == []
+    assert again.table() == whole.table()
+    assert "all trials were in" in again.how
+
+
+def test_ctrl_c_in_a_process(tmp_path: Path) -> None:
+    done = stopped(tmp_path / "sweep.jsonl", "grid", 2, signal.SIGINT)
+    assert done.returncode == 0
+    assert re.search(r"UserWarning: sweep: interrupted; \d of 9 trials are finished", done.stderr)
+    assert re.search(r"interrupted: \d of 9 trials are finished", done.stdout)
+
+
+def test_a_line_cut_short_is_done_again(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.jsonl"
+    whole = swept(path).table()
+    text = path.read_text()
+    path.write_text(text[:-30])
+    assert swept(path).table() == whole
+    assert sorted(path.read_text().splitlines()) == sorted(text.splitlines())
+
+
+def test_a_diverged_trial_is_kept_as_such(tmp_path: Path) -> None:
+    import optax
+
+    space = {"learning_rate": [0.1, 1e18]}
+    first = swept(tmp_path / "a", Training(optax.sgd), space=space)
+    again = swept(tmp_path / "a", Training(optax.sgd), space=space)
+    assert again.table() == first.table()
+    assert again.outcomes[1].diverged == 3
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        (dict(steps=4), "is of another sweep: its steps is 6, not 4; give another path, or remove it"),
+        (dict(space={"learning_rate": [0.1]}), "is of another sweep: its space is "),
+        (dict(method="halving"), "is of another sweep: its method is 'grid', not Halving("),
+    ],
+)
+def test_a_file_of_another_sweep(changed: dict[str, Any], text: str, tmp_path: Path) -> None:
+    path = tmp_path / "sweep.jsonl"
+    swept(path)
+    before = path.read_text()
+    with pytest.raises(ValueError, match=f"^sweep: {re.escape(str(path))} {re.escape(text)}") as error:
+        swept(path, **changed)
+    assert "\n" not in str(error.value)
+    assert path.read_text() == before
+
+
+def test_other_files_are_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("some notes\n")
+    with pytest.raises(ValueError, match=r"notes.txt is no file of a sweep; give another path, or remove it$"):
+        swept(path)
+    assert path.read_text() == "some notes\n"
+    with pytest.raises(ValueError, match=r"^sweep: path .* cannot be written to: Is a directory$"):
+        swept(tmp_path)
