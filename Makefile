@@ -17,7 +17,7 @@ find    = $$(python3 .ci/find_python.py $(1))
 install = -m pip install -qq --editable
 report  = -m pip list --format freeze 2>/dev/null | grep -E '^(jax|jaxlib|optax|chex|numpy|flax)=='
 
-.PHONY: demo test test-fast test-all test-latest test-oldest lint bench bench-dense bench-sparse bench-embeddings bench-injection mutate clean
+.PHONY: demo test test-fast test-all test-latest test-oldest lint bench bench-dense bench-sparse bench-embeddings bench-injection bench-sweep mutate clean
 
 demo: .venv/stamp
 	$(PY) -m benchmarks.demo $(ARGS)
@@ -46,7 +46,7 @@ lint: .venv/stamp
 	$(PYRIGHT)
 	$(PYRIGHT) --verifytypes adaptx --ignoreexternal
 
-bench: bench-dense bench-sparse bench-embeddings bench-injection
+bench: bench-dense bench-sparse bench-embeddings bench-injection bench-sweep
 
 bench-dense: .venv/stamp
 	$(PY) -m benchmarks.dense $(ARGS)
@@ -59,6 +59,9 @@ bench-embeddings: .venv/stamp
 
 bench-injection: .venv/stamp
 	$(PY) -m benchmarks.injection $(ARGS)
+
+bench-sweep: .venv/stamp
+	$(PY) -m benchmarks.sweep $(ARGS)
 
 mutate: .venv/stamp
 	$(PY) tests/mutate.py $(ARGS)

@@ -1,6 +1,6 @@
 """adaptx: adaptive-gradient optimizers for JAX that equal their papers, as Optax transformations."""
 
-from adaptx import hyperparams, registry, sparse
+from adaptx import hyperparams, registry, sparse, tune
 from adaptx.optimizers.adagrad.adadelta import AdadeltaState, adadelta, scale_by_adadelta
 from adaptx.optimizers.adagrad.adagrad import AdaGradState, adagrad, scale_by_adagrad
 from adaptx.optimizers.adagrad.adagrad_norm import AdaGradNormState, adagrad_norm, scale_by_adagrad_norm
@@ -39,6 +39,8 @@ __all__ = [
     "sparse",
     # Numbers that live in the state
     "hyperparams",
+    # Sweeps and range tests
+    "tune",
     # What every optimizer declares
     "registry",
 ]  # fmt: skip

@@ -56,6 +56,8 @@ def demo(argv: Sequence[str] | None) -> int:
     args = parser.parse_args(argv)
     if args.sweep:
         return demo_sweep(args, parser)
+    if args.trials:
+        parser.error("--trials: it needs --sweep")
     datasets = load(args, parser)
     make_writable(args.out, parser)
 

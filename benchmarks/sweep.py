@@ -68,8 +68,8 @@ class Task(NamedTuple):
 
 
 def loss(params: dict[str, jax.Array], batch: tuple[Any, Any]) -> jax.Array:
-    hidden = jax.nn.relu(batch[0] @ params["w1"] + params["b1"])
-    logits = hidden @ params["w2"] + params["b2"]
+    hidden = jax.nn.relu(batch[0] @ params["w1"] + params["b1"][None])
+    logits = hidden @ params["w2"] + params["b2"][None]
     return optax.softmax_cross_entropy_with_integer_labels(logits, batch[1]).mean()
 
 

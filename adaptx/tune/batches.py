@@ -47,7 +47,7 @@ class Batches:
             raise TypeError(f"{caller}: batches must be a list or another iterable of batches, got {shown(batches)}")
         if isinstance(batches, Iterator):
             batches = list(itertools.islice(batches, steps))
-        self.given = batches
+        self.given: Any = batches
         first = next(iter(batches), None)
         if first is None:
             raise ValueError(f"{caller}: there are no batches")
@@ -96,7 +96,7 @@ class Batches:
     def _endless(self) -> Iterator[Any]:
         while True:
             empty = True
-            for batch in self.given or ():
+            for batch in self.given:
                 empty = False
                 yield batch
             if empty:

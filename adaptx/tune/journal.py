@@ -57,7 +57,5 @@ def _difference(line: str, sweep: Mapping[str, Any]) -> str:
 
 
 def _outcome(record: dict[str, Any], trials: list[Trial]) -> Outcome:
-    number = lambda x: np.nan if x is None else x
-    losses = np.array(list(map(number, record["losses"])))
     i = record["trial"]
-    return Outcome(i, trials[i], number(record["score"]), losses, record["diverged"])
+    return Outcome(i, trials[i], record["score"], np.array(record["losses"]), record["diverged"])

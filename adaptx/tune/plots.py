@@ -1,26 +1,14 @@
-"""Plots: pictures of a sweep and of a range test. Needs matplotlib, which the extra `plot` brings."""
+"""Plots: pictures of a sweep and of a range test. matplotlib, of the extra `plot`, is imported when one is drawn."""
 
 from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from adaptx.tune.space import Axis, Choice
-
-if TYPE_CHECKING:
-    from adaptx.tune.range_test import RangeTest
-    from adaptx.tune.results import Results
-
-try:
-    import matplotlib
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import LogNorm, Normalize
-    from matplotlib.figure import Figure
-except ImportError:
-    raise ImportError('a picture needs matplotlib: pip install "adaptx[plot]"') from None
 
 LOOK: dict[Any, Any] = {"font.size": 10, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False}
 COLOURS = "viridis"
@@ -32,12 +20,24 @@ BEST: dict[str, Any] = dict(
 MANY = 20  # values that are spread over so many times the smallest want a logarithmic scale
 
 
-def sweep_picture(results: Results, path: str | Path | None) -> Figure:
+def drawing() -> Any:
+    """matplotlib; one line where it is not installed."""
+    try:
+        import matplotlib
+        import matplotlib.cm
+        import matplotlib.colors
+        import matplotlib.figure
+    except ImportError:
+        raise ImportError('a picture needs matplotlib: pip install "adaptx[plot]"') from None
+    return matplotlib
+
+
+def sweep_picture(results: Any, path: str | Path | None) -> Any:
     """Loss curves, coloured by score, beside the score over each axis; over two axes a map."""
     names = list(results.axes)
     panels = 2 if len(names) <= 2 else 1 + len(names)
-    with matplotlib.rc_context(LOOK):
-        figure = Figure(figsize=(1 + 4.2 * panels, 4.2), layout="constrained")
+    with drawing().rc_context(LOOK):
+        figure = drawing().figure.Figure(figsize=(1 + 4.2 * panels, 4.2), layout="constrained")
         panel = iter(figure.subplots(1, panels))
         curves(figure, next(panel), results)
         if len(names) == 2:
@@ -52,7 +52,7 @@ def sweep_picture(results: Results, path: str | Path | None) -> Figure:
     return figure
 
 
-def curves(figure: Figure, axes: Any, results: Results) -> None:
+def curves(figure: Any, axes: Any, results: Any) -> None:
     """A line for each trial, the best ones on top; with one axis coloured by its value, else by the score."""
     names = list(results.axes)
     one = names[0] if len(names) == 1 else None
@@ -60,7 +60,7 @@ def curves(figure: Figure, axes: Any, results: Results) -> None:
     colours = COLOURS if one else GOOD
     finite = [o for o in results.ranked if o.diverged is None]
     norm = scale([shade(o) for o in (results.outcomes if one else finite)])
-    colour = lambda o: matplotlib.colormaps[colours](norm(shade(o))) if np.isfinite(shade(o)) else "lightgrey"
+    colour = lambda o: drawing().colormaps[colours](norm(shade(o))) if np.isfinite(shade(o)) else "lightgrey"
     for o in reversed(results.ranked):
         step, loss = stretches(o.losses)
         axes.plot(step, loss, color=colour(o), linewidth=1.2)
@@ -76,11 +76,11 @@ def curves(figure: Figure, axes: Any, results: Results) -> None:
         axes.set_ylim(min(lowest) * (0.8 if positive else 1), 3 * max(first) if positive else None)
     axes.set(xlabel="step", ylabel="loss", title="training loss (x: diverged)")
     axes.grid(alpha=0.3)
-    mappable = ScalarMappable(norm, colours)
+    mappable = drawing().cm.ScalarMappable(norm, colours)
     figure.colorbar(mappable, ax=axes, label=one or "score", shrink=0.9)
 
 
-def score_over(axes: Any, results: Results, name: str) -> None:
+def score_over(axes: Any, results: Any, name: str) -> None:
     """A point for each trial; those that diverged stand at the upper edge."""
     finite = [o for o in results.outcomes if o.diverged is None]
     last = [o for o in finite if o.steps == results.steps]
@@ -109,10 +109,11 @@ def score_over(axes: Any, results: Results, name: str) -> None:
         axes.set_xscale("log")
     axes.set(xlabel=name, ylabel="score", title=f"score over {name}")
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    if axes.lines:
+        axes.legend(frameon=False)
 
 
-def score_map(figure: Figure, axes: Any, results: Results) -> None:
+def score_map(figure: Any, axes: Any, results: Any) -> None:
     """Two axes: cells of a grid, else points, coloured by score; a cross where a trial diverged."""
     (across, down), outcomes = results.axes, results.outcomes
     finite = [o for o in outcomes if o.diverged is None]
@@ -148,10 +149,10 @@ def score_map(figure: Figure, axes: Any, results: Results) -> None:
     figure.colorbar(shown, ax=axes, label="score", shrink=0.9)
 
 
-def range_picture(test: RangeTest, path: str | Path | None) -> Figure:
+def range_picture(test: Any, path: str | Path | None) -> Any:
     """The losses and their smooth mean over the rate, and the rate that is suggested."""
-    with matplotlib.rc_context(LOOK):
-        figure = Figure(figsize=(6.5, 4.2), layout="constrained")
+    with drawing().rc_context(LOOK):
+        figure = drawing().figure.Figure(figsize=(6.5, 4.2), layout="constrained")
         axes = figure.subplots()
         axes.plot(test.rates, test.losses, color="lightgrey", linewidth=1, label="loss")
         axes.plot(test.rates, test.smoothed, color="#0072B2", linewidth=1.8, label="smoothed")
@@ -184,10 +185,11 @@ def logarithmic(axis: Axis, values: list[float]) -> bool:
     return axis.log
 
 
-def scale(values: list[float]) -> Normalize:
+def scale(values: list[float]) -> Any:
     """A colour scale over the values, logarithmic where they spread far."""
     found = np.array([v for v in values if np.isfinite(v)] or [1.0], float)
     low, high = float(found.min()), float(found.max())
+    colors = drawing().colors
     if low == high:
-        return Normalize(low - 0.5, high + 0.5)
-    return LogNorm(low, high) if low > 0 and high >= MANY * low else Normalize(low, high)
+        return colors.Normalize(low - 0.5, high + 0.5)
+    return colors.LogNorm(low, high) if low > 0 and high >= MANY * low else colors.Normalize(low, high)

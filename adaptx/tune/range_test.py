@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from adaptx.core.checks import shown
 from adaptx.glossary import is_count, is_number
 from adaptx.hyperparams.inject import chosen_hyperparams, with_hyperparams
+from adaptx.tune import plots
 from adaptx.tune.batches import Batches
 from adaptx.tune.programs import checked_step
 from adaptx.tune.progress import progress_bar
@@ -62,8 +63,6 @@ class RangeTest:
         Errors:
             ImportError: matplotlib is missing; pip install "adaptx[plot]" brings it.
         """
-        from adaptx.tune import plots  # late: matplotlib is an extra
-
         return plots.range_picture(self, path)
 
 
@@ -86,7 +85,8 @@ def lr_range_test(
         m_i = smoothing m_(i-1) + (1 - smoothing) loss_i,  m_(-1) = 0
         smoothed_i = m_i / (1 - smoothing^(i + 1))
 
-    It ends early where a loss is not finite, or the smoothed one is `stop` times as far above 0 as the smallest so far.
+    It ends early where a loss is not finite, or, after 1 / (1 - smoothing) steps, where the smoothed one exceeds the
+    smallest so far `stop` times.
     The rate is set in the state, so the step is compiled once; it works for whatever `inject_hyperparams` takes:
     `inject_hyperparams(lambda learning_rate: optax.chain(...))` for a chain. A schedule of the rate is put aside.
 
@@ -149,8 +149,9 @@ def lr_range_test(
                     )
                 stopped = f"where the loss was {losses[-1]}"
                 break
-            if smoothed[-1] > stop * min(smoothed) > 0:
-                stopped = f"where the loss had risen to {smoothed[-1] / min(smoothed):.2g} times the smallest"
+            # The first means are of few losses; batches that are not alike would end the test at once.
+            if i * (1 - smoothing) >= 1 and smoothed[-1] > stop * min(smoothed) > 0:
+                stopped = f"where the loss had risen to {smoothed[-1] / min(smoothed):.3g} times the smallest"
                 break
     finally:
         bar.close()

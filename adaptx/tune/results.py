@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from adaptx.tune import plots
 from adaptx.tune.space import Axis, Trial
 
 
@@ -36,10 +38,8 @@ class Outcome:
         return len(self.losses)
 
     def record(self) -> dict[str, Any]:
-        """For JSON: what is not finite as None."""
-        plain = lambda x: float(x) if math.isfinite(x) else None
-        fields = {"score": plain(self.score), "loss": plain(self.loss), "steps": self.steps, "diverged": self.diverged}
-        return {"trial": self.number, **self.hyperparams, **fields, "losses": list(map(plain, self.losses))}
+        fields = {"score": self.score, "loss": self.loss, "steps": self.steps, "diverged": self.diverged}
+        return {"trial": self.number, **self.hyperparams, **fields, "losses": self.losses.tolist()}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -120,7 +120,8 @@ class Results:
         Arguments:
             path: of the file, which is written anew.
         """
-        records = [o.record() for o in self.outcomes]
+        finite = lambda x: None if isinstance(x, float) and not math.isfinite(x) else x
+        records = [jax.tree.map(finite, o.record()) for o in self.outcomes]
         Path(path).write_text(json.dumps(records, allow_nan=False, indent=1), encoding="utf-8")
 
     def plot(self, path: str | Path | None = None) -> Any:
@@ -134,6 +135,4 @@ class Results:
         Errors:
             ImportError: matplotlib is missing; pip install "adaptx[plot]" brings it.
         """
-        from adaptx.tune import plots  # late: matplotlib is an extra
-
         return plots.sweep_picture(self, path)

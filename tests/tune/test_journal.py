@@ -19,24 +19,24 @@ from tests.tune.problem import BATCHES, Training
 
 ROOT = Path(__file__).parents[2]
 SPACE = {"learning_rate": np.geomspace(1e-3, 1, 9)}
-# Trains three trials, says so, and waits for its end in the fourth. Its batches are read anew for each trial.
+# Says when it reads a batch with some number, and waits there for its end. Batches are read anew for each trial.
 CHILD = """
 import signal, sys, time
-import adaptx.tune.batches
+import adaptx.tune.batches, adaptx.tune.plan
 from tests.tune.test_journal import BATCHES, swept
 
-adaptx.tune.batches.KEPT_BYTES = 0
+adaptx.tune.batches.KEPT_BYTES, adaptx.tune.plan.CPU_WIDTH = 0, 1
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
 
 class Slow(list):
-    begun = 0
+    read = 0
     def __iter__(self):
         for batch in super().__iter__():
+            Slow.read += 1
+            if Slow.read == int(sys.argv[2]):
+                print("there", flush=True)
+                time.sleep(60)
             yield batch
-            Slow.begun += 1
-        if Slow.begun == 6 * int(sys.argv[2]):
-            print("there", flush=True)
-            time.sleep(60)
 
 print(swept(sys.argv[1], method=sys.argv[3], batches=Slow(BATCHES)))
 """
@@ -50,9 +50,10 @@ def swept(path: Any, training: Training | None = None, **changed: Any) -> tune.R
     return tune.sweep(training.make_state, training.train_step, path=path, **given)
 
 
-def stopped(path: Path, method: str, trials: int, by: signal.Signals) -> subprocess.CompletedProcess[str]:
-    """A sweep in a process of its own, which gets a signal while it is in a later trial than so many."""
-    command = [sys.executable, "-W", "default", "-c", CHILD, str(path), str(trials), method]
+def stopped(path: Path, method: str, trainings: int, by: signal.Signals) -> subprocess.CompletedProcess[str]:
+    """A sweep in a process of its own, which gets a signal when so many trainings (of a trial, in a rung) are done."""
+    read = 1 + 6 * (1 + trainings) + 3  # one for its shape, six to compile for; and in the midst of the next
+    command = [sys.executable, "-W", "default", "-c", CHILD, str(path), str(read), method]
     process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     first = process.stdout.readline()
@@ -77,25 +78,24 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-@pytest.mark.parametrize(("method", "left"), [("grid", 6), ("halving", 3)])
-def test_a_killed_sweep_goes_on(method: str, left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("method", "trainings", "kept"), [("grid", 4, 4), ("halving", 9, 6)])
+def test_a_killed_sweep_goes_on(
+    method: str, trainings: int, kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("adaptx.tune.plan.CPU_WIDTH", 1)
     path = tmp_path / "new" / "sweep.jsonl"
-    # One reading of the batches is for the compilation; of halving all nine trials do the first rung.
-    done = stopped(path, method, 4 if method == "grid" else 2, signal.SIGKILL)
+    done = stopped(path, method, trainings, signal.SIGKILL)
     assert done.returncode == -signal.SIGKILL
-    kept = path.read_text().splitlines()
+    finished = {int(number) for number in re.findall(r'"trial": (\d+)', path.read_text())}
+    assert len(finished) == kept  # of halving the six that ended with the first rung
     seen = counted(monkeypatch)
     results = swept(path, method=method)
-    whole = swept(None, method=method)
+    assert finished.isdisjoint(seen)
     assert results.complete
+    whole = swept(None, method=method)
     assert results.table() == whole.table()
     for a, b in zip(results.outcomes, whole.outcomes, strict=True):
         np.testing.assert_array_equal(a.losses, b.losses)
-    finished = {int(re.findall(r'"trial": (\d+)', line)[0]) for line in kept[1:]}
-    assert finished.isdisjoint(seen[: 9 - len(finished)])
-    if method == "grid":
-        assert 1 <= len(finished) <= 8
     seen.clear()
     again = swept(path, method=method)
     assert seen == []

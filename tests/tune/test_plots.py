@@ -46,7 +46,8 @@ def test_one_axis(tmp_path: Path) -> None:
     assert lines(score, "best")[0][1] == [found.best.score]
     np.testing.assert_allclose(lines(score, "diverged")[0][0], [1.0])
     assert score.get_xscale() == "log"
-    assert Image.open(tmp_path / "one.png").width > 800
+    with Image.open(tmp_path / "one.png") as picture:
+        assert picture.width > 800
 
 
 def test_two_axes_are_a_map() -> None:
@@ -55,7 +56,7 @@ def test_two_axes_are_a_map() -> None:
     cells = score.collections[0].get_array()
     np.testing.assert_allclose(np.ma.filled(cells[0], np.nan), [o.score for o in found.outcomes[::2]])
     assert np.ma.getmaskarray(cells).sum() == 1  # the one that diverged
-    assert lines(score, "diverged")[0] == ([3.5], [1.5]) or [*map(list, lines(score, "diverged")[0])] == [[3.5], [1.5]]
+    assert [*map(list, lines(score, "diverged")[0])] == [[3.5], [1.5]]
     assert [t.get_text() for t in score.get_yticklabels()] == ["0.9", "0.99"]
 
 
