@@ -199,7 +199,7 @@ def timed(task: Task, rounds: int, tick: Callable[[], None]) -> tuple[list[Row],
     best = min(OTHERS, key=lambda way: statistics.median(seconds[way]))
     rows = []
     for way in WAYS:
-        difference = np.abs(np.subtract(finals[way], truth.get(way, finals[LOOP])))[calm]
+        difference = np.abs(np.asarray(finals[way]) - np.asarray(truth.get(way, finals[LOOP])))[calm]
         apart = float(difference.max(initial=0.0))
         rows.append(Row(way, statistics.median(seconds[way]), ratio(LOOP, way), ratio(way, best), apart))
     wild = np.flatnonzero(np.logical_not(calm))

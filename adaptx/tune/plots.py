@@ -145,6 +145,7 @@ def score_map(figure: Any, axes: Any, results: Any) -> None:
     place = lambda some: np.array([where(o) for o in some], float).reshape(-1, 2).T + middle
     axes.plot(*place([o for o in outcomes if o.diverged is not None]), **DIVERGED)
     axes.plot(*place([results.best] if finite else []), **BEST)
+    axes.grid(False)
     axes.set(xlabel=across, ylabel=down, title="score (star: best, x: diverged)")
     figure.colorbar(shown, ax=axes, label="score", shrink=0.9)
 

@@ -15,13 +15,13 @@ class _NoBar:
         pass
 
 
-def progress_bar(total: int, unit: str, wanted: bool) -> Any:
-    """Something with `update(steps)` and `close()`; silent where stderr is no screen."""
-    if not wanted:
+def progress_bar(total: int, unit: str, wanted: bool | None) -> Any:
+    """Something with `update(steps)` and `close()`; None: a bar where stderr is a terminal."""
+    if wanted is False:
         return _NoBar()
     try:
         tqdm = importlib.import_module("tqdm").tqdm
     except ImportError:
         print('no progress bar: pip install "adaptx[plot]" brings tqdm', file=sys.stderr)
         return _NoBar()
-    return tqdm(total=total, unit=unit, file=sys.stderr, leave=False, disable=None)
+    return tqdm(total=total, unit=unit, file=sys.stderr, leave=False, disable=None if wanted is None else False)

@@ -31,12 +31,17 @@ class RangeTest:
     rates: NDArray[np.floating]
     losses: NDArray[np.floating]
     smoothed: NDArray[np.floating]
+    smoothing: float
     stopped: str  # why it ended
+
+    def rate_at(self, i: int) -> float:
+        """The rate that the smoothed loss of step i tells of, which lags by smoothing / (1 - smoothing) steps."""
+        return float(self.rates[max(0, i - round(self.smoothing / (1 - self.smoothing)))])
 
     @property
     def lowest(self) -> float:
         """The rate where the smoothed loss is smallest; beyond it steps do harm."""
-        return float(self.rates[np.nanargmin(self.smoothed)])
+        return self.rate_at(int(np.nanargmin(self.smoothed)))
 
     @property
     def suggestion(self) -> float | None:
@@ -45,7 +50,7 @@ class RangeTest:
         if end < 3:
             return None
         slope = np.gradient(self.smoothed[:end], np.log(self.rates[:end]))
-        return float(self.rates[np.argmin(slope)])
+        return self.rate_at(int(np.argmin(slope)))
 
     def __str__(self) -> str:
         found = "none: the loss never falls" if self.suggestion is None else f"{self.suggestion:.3g}"
@@ -77,7 +82,7 @@ def lr_range_test(
     name: str = "learning_rate",
     smoothing: float = 0.9,
     stop: float = 4.0,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> RangeTest:
     """Trains a few steps while the learning rate rises, and suggests a rate from the loss.
 
@@ -101,9 +106,10 @@ def lr_range_test(
         name: of the rate in the state, such as "embed/learning_rate" in a partition; default "learning_rate".
         smoothing: in [0, 1); default 0.9. The larger, the smoother and the later the curve.
         stop: > 1; default 4.
-        progress: whether to show a bar, which needs tqdm.
+        progress: whether to show a bar, which needs tqdm; default: where stderr is a terminal.
 
-    Returns: the curve; its `suggestion` is the rate where the smoothed loss falls fastest.
+    Returns: the curve; its `suggestion` is the rate where the loss falls fastest: that of the steepest fall of the
+        smoothed loss, less the smoothing / (1 - smoothing) steps by which that lags.
 
     Errors:
         ValueError: numbers that are none of these; a name that is not in the state; a step that returns no loss or
@@ -155,4 +161,4 @@ def lr_range_test(
                 break
     finally:
         bar.close()
-    return RangeTest(name, rates[: len(losses)], np.array(losses), np.array(smoothed), stopped)
+    return RangeTest(name, rates[: len(losses)], np.array(losses), np.array(smoothed), float(smoothing), stopped)

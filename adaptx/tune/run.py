@@ -17,7 +17,8 @@ from adaptx.tune.results import Outcome
 from adaptx.tune.rungs import Rung
 from adaptx.tune.space import Trial
 
-S, T = TypeVar("S"), TypeVar("T")
+S = TypeVar("S")
+T = TypeVar("T")
 
 LAST = 0.1  # without a score of their own, trials are judged by the mean of the last tenth of their losses
 

@@ -40,7 +40,7 @@ def sweep(
     path: str | Path | None = None,
     devices: Sequence[Any] | None = None,
     memory: int | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> Results:
     """Trains once for each of many choices of hyperparameters, without compiling again.
 
@@ -81,7 +81,7 @@ def sweep(
         path: a file that keeps each finished trial. A sweep that was interrupted or killed goes on from there.
         devices: those to use; default: all of this process.
         memory: bytes that the trials may take on each device; default: half of what is free.
-        progress: whether to show a bar, which needs tqdm.
+        progress: whether to show a bar, which needs tqdm; default: where stderr is a terminal.
 
     Returns: the finished trials. After Ctrl-C, with a warning, those that are finished by then.
 

@@ -88,13 +88,16 @@ def test_no_trials_and_negative_losses() -> None:
 def test_a_range_test(tmp_path: Path) -> None:
     rates = np.geomspace(1e-4, 1, 50)
     losses = 1 / (1 + (100 * rates) ** 2) + rates**3 * 5
-    test = RangeTest("learning_rate", rates, losses, losses, "to the end")
+    test = RangeTest("learning_rate", rates, losses, losses, 0.0, "to the end")
     axes = test.plot(tmp_path / "range.png").axes[0]
     np.testing.assert_allclose(lines(axes, "smoothed")[0][1], losses)
     # d/d log r of 1 / (1 + (100 r)^2) is steepest at r = 0.01.
     assert test.suggestion == pytest.approx(0.01, rel=0.1)
+    # Where a smoothed loss lags by nine steps, the rate is that of nine steps before.
+    late = RangeTest("learning_rate", rates, losses, losses, 0.9, "")
+    assert late.suggestion == rates[list(rates).index(test.suggestion) - 9]
     assert lines(axes, f"suggested: {test.suggestion:.2g}")[0][0][0] == test.suggestion
-    RangeTest("learning_rate", rates[:1], losses[:1], losses[:1], "").plot()
+    RangeTest("learning_rate", rates[:1], losses[:1], losses[:1], 0.9, "").plot()
 
 
 def test_without_matplotlib_one_line() -> None:
