@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptx.tune import plots
-from adaptx.tune.space import Axis, Trial
+from adaptx.tune.space import Axis, Range, Trial
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,9 +98,17 @@ class Results:
             return f"diverged at step {outcome.diverged}"
         return "stopped early" if outcome.steps < self.steps else ""
 
+    @property
+    def at_the_edge(self) -> list[str]:
+        """The ranges at whose end the best trial lies: beyond it there may be a better one."""
+        ranges = {name: axis[:2] for name, axis in self.axes.items() if isinstance(axis, Range)}
+        found = any(o.diverged is None for o in self.outcomes)
+        return [name for name, ends in ranges.items() if found and self.best.hyperparams[name] in ends]
+
     def __str__(self) -> str:
+        edge = "".join(f"the best trial is at the edge of {name}: widen it\n" for name in self.at_the_edge)
         left = "" if self.complete else f"interrupted: {len(self.outcomes)} of {self.trials} trials are finished\n"
-        return f"{self.table()}\n{left}{self.how}"
+        return f"{self.table()}\n{edge}{left}{self.how}"
 
     def to_csv(self, path: str | Path) -> None:
         """The table as a file, a line for each trial in the order in which they were drawn.

@@ -50,6 +50,15 @@ def test_one_axis(tmp_path: Path) -> None:
         assert picture.width > 800
 
 
+def test_the_table_says_that_the_best_is_at_the_edge() -> None:
+    inside = results({"learning_rate": log_uniform(1e-3, 10), "b": choice(1.0, 2.0)}, 10)
+    assert "edge" not in str(inside)
+    edge = results({"learning_rate": log_uniform(0.1, 10), "b": choice(1.0, 2.0)}, 6)
+    assert "\nthe best trial is at the edge of learning_rate: widen it\n" in str(edge)
+    assert edge.at_the_edge == ["learning_rate"]
+    assert "edge" not in str(results({"learning_rate": log_uniform(0.1, 10)}, 3, lost=3))
+
+
 def test_two_axes_are_a_map() -> None:
     found = results({"learning_rate": log_uniform(1e-3, 1), "b2": choice(0.9, 0.99)}, 8)
     score = found.plot().axes[1]
