@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -253,7 +254,7 @@ def tune_at(step: Callable[..., Any], template: Any, task: Task, width: int) -> 
     def run() -> None:
         groups = [values[at : at + width] for at in range(0, len(values), width)]
         train = lambda some: jax.block_until_ready(programs.advance(programs.start(some), segment, 0, segment.steps))
-        list(at_the_same_time(train, groups, available_cores()))
+        list(at_the_same_time(train, groups, available_cores(), threading.Event()))
 
     run()
     return run

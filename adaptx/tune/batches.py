@@ -46,11 +46,15 @@ class Batches:
         if not isinstance(batches, Iterable) or isinstance(batches, str | dict):
             raise TypeError(f"{caller}: batches must be a list or another iterable of batches, got {shown(batches)}")
         if isinstance(batches, Iterator):
+            if steps is None:
+                raise ValueError(f"{caller}: batches that can be gone through only once need steps, the number of them")
             batches = list(itertools.islice(batches, steps))
         self.given: Any = batches
-        first = next(iter(batches), None)
+        self.rest: Any = iter(batches)  # the first time through goes on behind the batch that is looked at here
+        first = next(self.rest, None)
         if first is None:
             raise ValueError(f"{caller}: there are no batches")
+        self.first = first
         self.example = (self._abstract(first),)
         if steps is None:
             try:
@@ -94,6 +98,19 @@ class Batches:
             yield from ((batch,) for batch in itertools.islice(self._endless(), self.steps))
 
     def _endless(self) -> Iterator[Any]:
+        rest, self.rest = self.rest, None
+        if rest is None:  # from the second time on
+            rest = iter(self.given)
+            first = next(rest, None)
+            alike = lambda a, b: is_key(a) or np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True)
+            same = jax.tree.structure(first) == jax.tree.structure(self.first)
+            if not same or not jax.tree.all(jax.tree.map(alike, first, self.first)):
+                raise ValueError(
+                    f"{self.caller}: the batches begin with another one when they are gone through again, and trials "
+                    "would not see the same; give a list, or shuffle by a fixed seed"
+                )
+        yield self.first
+        yield from rest
         while True:
             empty = True
             for batch in self.given:

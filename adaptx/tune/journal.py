@@ -31,13 +31,25 @@ class Journal:
                 if first and first != head:
                     raise ValueError(f"sweep: {self.path} {_difference(first, sweep)}; give another path, or remove it")
                 kept = lines[:-1]  # the last may have been cut short by the end of the process
-                self.outcomes = [_outcome(json.loads(line), trials) for line in kept]
+                self.outcomes = [self._outcome(i, line, trials) for i, line in enumerate(kept, start=2)]
             self.path.parent.mkdir(parents=True, exist_ok=True)
             whole = self.path.with_name(self.path.name + ".new")
             whole.write_text("".join(f"{line}\n" for line in [head, *kept]), encoding="utf-8")
             os.replace(whole, self.path)
         except OSError as problem:
             raise ValueError(f"sweep: path {self.path} cannot be written to: {problem.strerror}") from None
+
+    def _outcome(self, line: int, text: str, trials: list[Trial]) -> Outcome:
+        try:
+            record = json.loads(text)
+            i, losses = record["trial"], np.array(record["losses"], float)
+            if record["hyperparams"] != trials[i] or i < 0 or losses.ndim != 1 or not losses.size:
+                raise ValueError
+            return Outcome(i, trials[i], float(record["score"]), losses, record["diverged"])
+        except (ValueError, TypeError, KeyError, IndexError):
+            raise ValueError(
+                f"sweep: line {line} of {self.path} is no trial of this sweep; remove the line, or give another path"
+            ) from None
 
     def add(self, outcomes: Iterable[Outcome]) -> None:
         """Finished trials, on the disk when this returns."""
@@ -51,11 +63,6 @@ def _difference(line: str, sweep: Mapping[str, Any]) -> str:
     try:
         theirs = json.loads(line)["adaptx sweep"]
         names = [name for name in sweep if theirs.get(name) != json.loads(json.dumps(sweep[name]))]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         return "is no file of a sweep"
     return "is of another sweep: " + ", ".join(f"its {name} is {theirs.get(name)}, not {sweep[name]}" for name in names)
-
-
-def _outcome(record: dict[str, Any], trials: list[Trial]) -> Outcome:
-    i = record["trial"]
-    return Outcome(i, trials[i], record["score"], np.array(record["losses"]), record["diverged"])

@@ -58,7 +58,7 @@ def curves(figure: Any, axes: Any, results: Any) -> None:
     one = names[0] if len(names) == 1 else None
     shade = (lambda o: o.hyperparams[one]) if one else (lambda o: o.score)
     colours = COLOURS if one else GOOD
-    finite = [o for o in results.ranked if o.diverged is None]
+    finite = [o for o in results.ranked if o.finite]
     norm = scale([shade(o) for o in (results.outcomes if one else finite)])
     colour = lambda o: drawing().colormaps[colours](norm(shade(o))) if np.isfinite(shade(o)) else "lightgrey"
     for o in reversed(results.ranked):
@@ -82,7 +82,7 @@ def curves(figure: Any, axes: Any, results: Any) -> None:
 
 def score_over(axes: Any, results: Any, name: str) -> None:
     """A point for each trial; those that diverged stand at the upper edge."""
-    finite = [o for o in results.outcomes if o.diverged is None]
+    finite = [o for o in results.outcomes if o.finite]
     last = [o for o in finite if o.steps == results.steps]
     early = [o for o in finite if o.steps < results.steps]
     for some, label, look in (
@@ -97,7 +97,7 @@ def score_over(axes: Any, results: Any, name: str) -> None:
     values = [o.hyperparams[name] for o in results.outcomes]
     if finite and min(o.score for o in finite) > 0:
         axes.set_yscale("log")
-    lost = [o.hyperparams[name] for o in results.outcomes if o.diverged is not None]
+    lost = [o.hyperparams[name] for o in results.outcomes if not o.finite]
     if lost:
         top = axes.get_ylim()[1]
         axes.plot(lost, [top] * len(lost), clip_on=False, **DIVERGED)
@@ -116,7 +116,7 @@ def score_over(axes: Any, results: Any, name: str) -> None:
 def score_map(figure: Any, axes: Any, results: Any) -> None:
     """Two axes: cells of a grid, else points, coloured by score; a cross where a trial diverged."""
     (across, down), outcomes = results.axes, results.outcomes
-    finite = [o for o in outcomes if o.diverged is None]
+    finite = [o for o in outcomes if o.finite]
     norm = scale([o.score for o in finite])
     xs, ys = (sorted({o.hyperparams[name] for o in outcomes}) for name in (across, down))
     gridded = len(xs) * len(ys) == results.trials
@@ -129,7 +129,7 @@ def score_map(figure: Any, axes: Any, results: Any) -> None:
         cells = np.full((len(ys), len(xs)), np.nan)
         for o in outcomes:
             x, y = where(o)
-            cells[y, x] = o.score if o.diverged is None else np.nan
+            cells[y, x] = o.score if o.finite else np.nan
         shown = axes.pcolormesh(cells, norm=norm, cmap=GOOD, edgecolors="white")
         for axis, values in ((axes.xaxis, xs), (axes.yaxis, ys)):
             every = -(-len(values) // 12)
@@ -143,7 +143,7 @@ def score_map(figure: Any, axes: Any, results: Any) -> None:
                 set_scale("log")
     middle = 0.5 if gridded else 0.0
     place = lambda some: np.array([where(o) for o in some], float).reshape(-1, 2).T + middle
-    axes.plot(*place([o for o in outcomes if o.diverged is not None]), **DIVERGED)
+    axes.plot(*place([o for o in outcomes if not o.finite]), **DIVERGED)
     axes.plot(*place([results.best] if finite else []), **BEST)
     axes.grid(False)
     axes.set(xlabel=across, ylabel=down, title="score (star: best, x: diverged)")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -86,7 +88,7 @@ class Programs:
         return Group(states, *jax.device_put((alive, np.full(self.size, taken, np.int32)), self.each))
 
     def advance(self, group: Group, segment: Segment, first: int, last: int) -> tuple[Group, Array]:
-        """The group after the steps from first to last of a segment, and the losses of all its steps, else NaN.
+        """The group after the steps from first to last of a segment, and losses by step: each trial's first `taken`.
 
         The group that is given is donated.
         """
@@ -106,7 +108,14 @@ class Programs:
         return lambda *args: jax.tree.map(lambda x: x[None], f(*map(one, axes, args)))
 
     def _begin(self, template: Any, values: Values) -> Any:
-        state = settled(self.make_state(**values.arguments)) if values.arguments else template
+        state = template
+        if values.arguments:
+            state = settled(self.make_state(**values.arguments))
+            if jax.tree.structure(state) != jax.tree.structure(template):
+                raise ValueError(
+                    "sweep: make_state must give the same tree for every trial, with what is made from an argument as "
+                    "an array in it; an optimizer that closes over one is none: wrap it in inject_hyperparams"
+                )
         return with_hyperparams(state, values.kept)
 
     def _advance(self, group: Group, stacked: tuple[Any, ...], first: Array, last: Array) -> tuple[Group, Array]:
@@ -120,11 +129,11 @@ class Programs:
             i, (states, alive, taken), losses = carry
             batch = jax.tree.map(lambda b: jax.lax.dynamic_index_in_dim(b, i, keepdims=False), stacked)
             new, loss = steps(states, *batch)
-            if self.width > 1:  # those that diverged stay as they are; a single one ends the loop
-                keep = lambda a, b: jnp.where(alive.reshape(alive.shape + (1,) * (a.ndim - 1)), a, b)
+            good = alive & jnp.isfinite(loss)
+            if self.width > 1:  # those that diverged stay as they were; a single one ends the loop
+                keep = lambda a, b: jnp.where(good.reshape(good.shape + (1,) * (a.ndim - 1)), a, b)
                 new = jax.tree.map(keep, new, states)
-            losses = losses.at[:, i].set(jnp.where(alive, loss, jnp.nan))
-            return i + 1, Group(new, alive & jnp.isfinite(loss), taken + alive), losses
+            return i + 1, Group(new, good, taken + alive), losses.at[:, i].set(loss)
 
         losses = jnp.full((self.width, self.length), jnp.nan)
         _, group, losses = jax.lax.while_loop(going, body, (first, group, losses))
@@ -168,6 +177,12 @@ def traced(f: Callable[..., Any], *like: Any) -> Callable[..., Any]:
     closed, form = jax.make_jaxpr(f, return_shape=True)(*like)
     run, form = jaxpr_as_fun(closed), jax.tree.structure(form)
     return lambda *args: form.unflatten(run(*jax.tree.leaves(args)))
+
+
+def fingerprint(f: Callable[..., Any], *like: Any) -> str:
+    """The same for the same program, also in another process."""
+    text = re.sub(r"0x[0-9a-f]+", "", str(jax.make_jaxpr(f)(*like)))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def flops(f: Callable[..., Any], *like: Any) -> float:

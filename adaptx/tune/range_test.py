@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable
 from functools import partial
@@ -34,26 +35,48 @@ class RangeTest:
     smoothing: float
     stopped: str  # why it ended
 
+    @property
+    def window(self) -> int:
+        """The steps whose losses weigh most in a smoothed one."""
+        return max(1, round(1 / (1 - self.smoothing)))
+
     def rate_at(self, i: int) -> float:
-        """The rate that the smoothed loss of step i tells of, which lags by smoothing / (1 - smoothing) steps."""
-        return float(self.rates[max(0, i - round(self.smoothing / (1 - self.smoothing)))])
+        """The rate that the smoothed loss of step i tells of: that of the mean age of the losses in it.
+
+        With s = smoothing: s / (1 - s) - (i + 1) s^(i + 1) / (1 - s^(i + 1)) steps before.
+        """
+        s, old = self.smoothing, self.smoothing ** (i + 1)
+        return float(self.rates[max(0, i - round(s / (1 - s) - (i + 1) * old / (1 - old)))])
 
     @property
     def lowest(self) -> float:
         """The rate where the smoothed loss is smallest; beyond it steps do harm."""
-        return self.rate_at(int(np.nanargmin(self.smoothed)))
+        return self.rate_at(self._least)
+
+    @property
+    def _least(self) -> int:
+        return int(np.argmin(np.where(np.isfinite(self.smoothed), self.smoothed, np.inf)))
 
     @property
     def suggestion(self) -> float | None:
-        """The rate where the smoothed loss falls fastest, per factor of the rate; None where it never falls."""
-        end = int(np.nanargmin(self.smoothed)) + 1
-        if end < 3:
+        """The rate where the loss falls fastest, per factor of the rate; None where it falls no further than by chance.
+
+        The fall at step i is that of the smoothed loss from `window` steps before to as many after. By chance is what
+        is less than four standard deviations of a smoothed loss.
+        """
+        m, h = self.smoothed[: self._least + 1], self.window  # what an explosion left may fall again
+        falls = m[h : -2 * h] - m[3 * h :] if len(m) > 3 * h else np.zeros(0)
+        if not falls.size:
             return None
-        slope = np.gradient(self.smoothed[:end], np.log(self.rates[:end]))
-        return self.rate_at(int(np.argmin(slope)))
+        noise = 1.4826 * np.median(np.abs(self.losses[: len(m)] - m))  # of one loss; the median knows no explosion
+        if falls.max() < 4 * noise * math.sqrt((1 - self.smoothing) / (1 + self.smoothing)) or falls.max() <= 0:
+            return None
+        return self.rate_at(2 * h + int(np.argmax(falls)))
 
     def __str__(self) -> str:
-        found = "none: the loss never falls" if self.suggestion is None else f"{self.suggestion:.3g}"
+        found = (
+            "none: the loss falls no further than by chance" if self.suggestion is None else f"{self.suggestion:.3g}"
+        )
         taken = f"{len(self.rates)} steps from {self.rates[0]:.3g} to {self.rates[-1]:.3g}"
         return f"suggested {self.name} {found}; smallest loss at {self.lowest:.3g}; {taken}, {self.stopped}"
 
@@ -91,7 +114,7 @@ def lr_range_test(
         smoothed_i = m_i / (1 - smoothing^(i + 1))
 
     It ends early where a loss is not finite, or, after 1 / (1 - smoothing) steps, where the smoothed one exceeds the
-    smallest so far `stop` times.
+    smallest so far `stop` times (where that is not above 0: by stop - 1 times the larger of its size and the first's).
     The rate is set in the state, so the step is compiled once; it works for whatever `inject_hyperparams` takes:
     `inject_hyperparams(lambda learning_rate: optax.chain(...))` for a chain. A schedule of the rate is put aside.
 
@@ -108,8 +131,7 @@ def lr_range_test(
         stop: > 1; default 4.
         progress: whether to show a bar, which needs tqdm; default: where stderr is a terminal.
 
-    Returns: the curve; its `suggestion` is the rate where the loss falls fastest: that of the steepest fall of the
-        smoothed loss, less the smoothing / (1 - smoothing) steps by which that lags.
+    Returns: the curve; its `suggestion` is the rate where the loss falls fastest, the lag of the smoothing taken off.
 
     Errors:
         ValueError: numbers that are none of these; a name that is not in the state; a step that returns no loss or
@@ -123,6 +145,8 @@ def lr_range_test(
     for argument, f in {"make_state": make_state, "train_step": train_step}.items():
         if not callable(f):
             raise TypeError(f"{caller}: {argument} must be a function, got {shown(f)}")
+    if required := [p.name for p in inspect.signature(make_state).parameters.values() if p.default is p.empty]:
+        raise ValueError(f"{caller}: make_state must need no arguments, and needs {', '.join(required)}")
     finite = lambda v: is_number(v) and math.isfinite(v)
     if not (finite(low) and finite(high) and 0 < low < high):
         raise ValueError(f"{caller}: low and high must be numbers, 0 < low < high, got {shown(low)} and {shown(high)}")
@@ -156,8 +180,10 @@ def lr_range_test(
                 stopped = f"where the loss was {losses[-1]}"
                 break
             # The first means are of few losses; batches that are not alike would end the test at once.
-            if i * (1 - smoothing) >= 1 and smoothed[-1] > stop * min(smoothed) > 0:
-                stopped = f"where the loss had risen to {smoothed[-1] / min(smoothed):.3g} times the smallest"
+            best = min(smoothed)
+            much = best if best > 0 else max(abs(smoothed[0]), abs(best))
+            if i * (1 - smoothing) >= 1 and smoothed[-1] - best > (stop - 1) * much > 0:
+                stopped = f"where the loss had risen from {best:.3g} to {smoothed[-1]:.3g}"
                 break
     finally:
         bar.close()

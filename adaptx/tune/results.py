@@ -24,7 +24,7 @@ class Outcome:
 
     number: int  # from 0, in the order in which the trials were drawn
     hyperparams: Trial
-    score: float  # the smaller the better; NaN where the trial diverged
+    score: float  # the smaller the better; NaN where the trial diverged, or where evaluate gave it
     losses: NDArray[np.floating]  # of every step that was taken
     diverged: int | None = None  # the step, from 1, whose loss was the first that is not finite
 
@@ -37,9 +37,14 @@ class Outcome:
     def steps(self) -> int:
         return len(self.losses)
 
+    @property
+    def finite(self) -> bool:
+        """Whether there is a score to rank it by."""
+        return self.diverged is None and math.isfinite(self.score)
+
     def record(self) -> dict[str, Any]:
         fields = {"score": self.score, "loss": self.loss, "steps": self.steps, "diverged": self.diverged}
-        return {"trial": self.number, **self.hyperparams, **fields, "losses": self.losses.tolist()}
+        return {"trial": self.number, "hyperparams": self.hyperparams, **fields, "losses": self.losses.tolist()}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,7 +65,7 @@ class Results:
     @property
     def ranked(self) -> list[Outcome]:
         """Best first: those that went further, then by score; those that diverged last."""
-        key = lambda o: (o.diverged is not None, -o.steps, o.score if math.isfinite(o.score) else math.inf, o.number)
+        key = lambda o: (not o.finite, -o.steps, o.score if o.finite else math.inf, o.number)
         return sorted(self.outcomes, key=key)
 
     @property
@@ -68,11 +73,13 @@ class Results:
         """The trial of the smallest score, of those that ran longest.
 
         Errors:
-            ValueError: every trial diverged, or none is finished.
+            ValueError: every trial diverged or has no finite score, or none is finished.
         """
         first = next(iter(self.ranked), None)
-        if first is None or first.diverged is not None:
-            why = "none is finished" if first is None else "all diverged; try smaller rates"
+        if first is None or not first.finite:
+            diverged = all(o.diverged is not None for o in self.outcomes)
+            why = "all diverged; try smaller rates" if diverged else "no score is finite; look at evaluate"
+            why = why if self.outcomes else "none is finished"
             raise ValueError(f"sweep: there is no best trial: {why}")
         return first
 
@@ -96,13 +103,15 @@ class Results:
     def _end(self, outcome: Outcome) -> str:
         if outcome.diverged is not None:
             return f"diverged at step {outcome.diverged}"
+        if not outcome.finite:
+            return "no finite score"
         return "stopped early" if outcome.steps < self.steps else ""
 
     @property
     def at_the_edge(self) -> list[str]:
         """The ranges at whose end the best trial lies: beyond it there may be a better one."""
         ranges = {name: axis[:2] for name, axis in self.axes.items() if isinstance(axis, Range)}
-        found = any(o.diverged is None for o in self.outcomes)
+        found = any(o.finite for o in self.outcomes)
         return [name for name, ends in ranges.items() if found and self.best.hyperparams[name] in ends]
 
     def __str__(self) -> str:

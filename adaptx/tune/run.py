@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -49,26 +50,35 @@ def finished(
         score = math.nan if diverged else runner.score
         return Outcome(runner.number, drawn[runner.number], score, losses, len(losses) if diverged else None)
 
+    stop = threading.Event()
+
+    def step(count: int) -> None:
+        """Also where threads see that they are to end."""
+        if stop.is_set():
+            raise CancelledError
+        tick(count)
+
     going, since = [Runner(i) for i in todo], 0
     for rung, after in zip(rungs, [*rungs[1:], None], strict=True):
         through: list[Runner] = []
         groups = [going[at : at + programs.size] for at in range(0, len(going), programs.size)]
-        through_rung = partial(trained, programs, data, values, since, rung.until, tick)
-        for some, alive in at_the_same_time(through_rung, groups, workers):
-            good = [ok and math.isfinite(r.score) for r, ok in zip(some, alive, strict=True)]
-            ended = [outcome(r, not ok) for r, ok in zip(some, good, strict=True) if after is None or not ok]
+        through_rung = partial(trained, programs, data, values, since, rung.until, step)
+        for some, alive in at_the_same_time(through_rung, groups, workers, stop):
+            on = [ok and math.isfinite(r.score) and after is not None for r, ok in zip(some, alive, strict=True)]
+            ended = [outcome(r, not ok) for r, ok, more in zip(some, alive, on, strict=True) if not more]
             if ended:
                 yield ended
-            # A state that is not needed any more is not held while the next group trains.
-            through += [r for r, ok in zip(some, good, strict=True) if ok] if after else []
+            through += [r for r, more in zip(some, on, strict=True) if more]
+            if after is not None:  # the states of those that are certain to stop here are not held
+                through.sort(key=lambda r: (r.score, r.number))
+                through[after.trials :] = [r._replace(state=None) for r in through[after.trials :]]
         if after is not None and len(through) > after.trials:
-            through.sort(key=lambda r: (r.score, r.number))
             yield [outcome(r) for r in through[after.trials :]]
             through = through[: after.trials]
         going, since = sorted(through, key=lambda r: r.number), rung.until
 
 
-def at_the_same_time(f: Callable[[S], T], items: Sequence[S], workers: int) -> Iterator[T]:
+def at_the_same_time(f: Callable[[S], T], items: Sequence[S], workers: int, stop: threading.Event) -> Iterator[T]:
     """f of each item, from so many threads, in the order in which they come to an end."""
     if workers == 1:
         yield from map(f, items)
@@ -78,9 +88,11 @@ def at_the_same_time(f: Callable[[S], T], items: Sequence[S], workers: int) -> I
         try:
             for future in as_completed(futures):
                 yield future.result()
-        finally:  # also after Ctrl-C: those that have not begun never do
+        except BaseException:  # Ctrl-C among them: those that have begun end at their next step, others never begin
+            stop.set()
             for future in futures:
                 future.cancel()
+            raise
 
 
 def trained(
@@ -110,11 +122,13 @@ def trained(
     alive, taken = np.asarray(group.alive), np.asarray(group.taken)
     losses = np.concatenate(parts, axis=1)
     scores = None if programs.score is None else np.asarray(programs.score(group.states))
+    # To the host: there is more memory, and a slice of an array on several devices is a program of them all.
+    states = jax.device_put(group.states, jax.local_devices(backend="cpu")[0]) if until < data.steps else None
     after = []
     for i, runner in enumerate(some):
         own = (*runner.losses, losses[i, : taken[i] - since])
         whole = np.concatenate(own)
         score = np.mean(whole[-math.ceil(LAST * len(whole)) :], dtype=float) if scores is None else scores[i]
-        state = jax.tree.map(lambda x, i=i: x[i], group.states) if until < data.steps else None
+        state = jax.tree.map(lambda x, i=i: x[i], states)
         after.append(Runner(runner.number, state, own, float(score)))
     return after, alive[: len(some)].tolist()

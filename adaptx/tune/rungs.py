@@ -47,7 +47,8 @@ def rungs_of(halving: Halving | None, trials: int, steps: int) -> list[Rung]:
     rungs = [Rung(trials, steps)]
     while rungs[-1].trials >= halving.eta:
         rungs.append(Rung(rungs[-1].trials // halving.eta, steps))
-    untils = [-(-steps // halving.eta ** (len(rungs) - 1 - i)) for i in range(len(rungs))]
+    # The first loss is that of the first parameters, the same for all: two steps at least.
+    untils = [min(steps, max(2, -(-steps // halving.eta ** (len(rungs) - 1 - i)))) for i in range(len(rungs))]
     if halving.first is not None:
         untils = [min(steps, halving.first * halving.eta**i) for i in range(len(rungs) - 1)] + [steps]
     # Where there are fewer steps than rungs, the trials of a rung that adds no step skip it.

@@ -13,6 +13,7 @@ from adaptx.core.checks import shown
 from adaptx.glossary import is_number
 
 Trial = dict[str, float | int]  # values by name
+COLUMNS = ("trial", "score", "loss", "steps", "diverged")  # of a table of trials, beside the names
 
 
 class Range(NamedTuple):
@@ -102,7 +103,7 @@ def _choice(name: str, values: Iterable[Any]) -> Choice:
     numbers = [v if isinstance(v, int | float) else np.asarray(v).item() for v in values]
     if twice := [v for i, v in enumerate(numbers) if v in numbers[:i]]:
         raise ValueError(f"{name} has {twice[0]!r} twice")
-    return Choice(tuple(numbers))
+    return Choice(tuple(numbers if all(isinstance(v, int) for v in numbers) else map(float, numbers)))
 
 
 def axes_of(space: Any) -> dict[str, Axis]:
@@ -115,6 +116,8 @@ def axes_of(space: Any) -> dict[str, Axis]:
     for name, axis in space.items():
         if not isinstance(name, str):
             raise TypeError(f"sweep: the space's names must be strings, got {shown(name)}")
+        if name in COLUMNS:
+            raise ValueError(f"sweep: {name} is a column of the results; give make_state's argument another name")
         if not isinstance(axis, Range | Choice):
             single = isinstance(axis, str | Mapping) or not isinstance(axis, Iterable)
             if single or getattr(axis, "ndim", 1) != 1:

@@ -17,7 +17,7 @@ from adaptx.glossary import is_count
 from adaptx.tune.batches import Batches
 from adaptx.tune.journal import Journal
 from adaptx.tune.plan import Plan, available_cores, free_memory, narrower, planned
-from adaptx.tune.programs import Programs, checked_score, checked_step, flops, traced
+from adaptx.tune.programs import Programs, checked_score, checked_step, fingerprint, flops, traced
 from adaptx.tune.progress import progress_bar
 from adaptx.tune.results import Results
 from adaptx.tune.run import finished
@@ -66,21 +66,26 @@ def sweep(
     Arguments:
         make_state: a function that gives what a training begins with, a tree of arrays: parameters and optimizer state,
             a Flax TrainState, a model and an optimizer of nnx. What it has as arguments of the space's names it is
-            given, traced; every other name is that of a hyperparameter that `inject_hyperparams` keeps in the state.
+            given, as traced arrays of the default dtypes; every other name is that of a hyperparameter that
+            `inject_hyperparams` keeps in the state.
         train_step: a function (state, batch) -> (state, loss), traced; without batches of the state alone. The state it
             returns is like the one it gets; the loss is one real number.
         space: the values of each name, as a list, `choice`, `uniform` or `log_uniform`.
         trials: how many. Of a grid the most, shared evenly by its ranges; default: all points of the lists.
         method: "grid" (every combination, the default), "random" (independent draws), "halving" or a `Halving`.
         batches: an iterable of batches, trees of arrays that are all alike. It is gone through again where it is
-            shorter than the steps; a generator is kept in memory.
+            shorter than the steps. Up to 256 MiB are kept on the device; beyond, it is gone through anew for each group
+            of trials, and must then give the same batches. A generator is kept in memory, and needs steps.
         steps: of each trial; default: as many as there are batches.
         evaluate: a function of a state that gives its score, the smaller the better, traced. Default: the mean of the
             last tenth of the losses.
-        seed: of the draws. The same seed gives the same table.
-        path: a file that keeps each finished trial. A sweep that was interrupted or killed goes on from there.
+        seed: of the draws. The same seed gives the same table; where other numbers of trials run side by side, as on
+            another machine, to float32's rounding.
+        path: a file that keeps each finished trial. A sweep that was interrupted or killed goes on from there. It knows
+            its space, steps, method, train_step and evaluate; that data and first parameters are the same is up to you.
         devices: those to use; default: all of this process.
-        memory: bytes that the trials may take on each device; default: half of what is free.
+        memory: bytes that the trials may take on each device; default: half of what is free. Halving holds the states
+            of those that go on in the host's memory.
         progress: whether to show a bar, which needs tqdm; default: where stderr is a terminal.
 
     Returns: the finished trials. After Ctrl-C, with a warning, those that are finished by then.
@@ -100,22 +105,27 @@ def sweep(
     for name, number, least in (("trials", trials, 1), ("steps", steps, 1), ("seed", seed, 0), ("memory", memory, 1)):
         if not is_count(number, least) and not (number is None and name != "seed"):
             raise ValueError(f"sweep: {name} must be an int >= {least}, got {shown(number)}")
+    trials, steps = (None if n is None else int(n) for n in (trials, steps))  # numpy's ints, too
     axes, halving = axes_of(space), checked_method(method)
     draw = method if halving is None else halving.draw
     drawn = grid(axes, trials) if draw == "grid" else random(axes, trials, seed)
     devices = list(jax.local_devices() if devices is None else devices)
-    if not devices or not all(isinstance(d, jax.Device) for d in devices):
-        raise ValueError(f"sweep: devices must be some of jax.devices(), got {shown(devices)}")
+    if not devices or not all(isinstance(d, jax.Device) for d in devices) or len(set(devices)) < len(devices):
+        raise ValueError(f"sweep: devices must be some of jax.devices(), each once, got {shown(devices)}")
 
     template, values = each_trials_values(make_state, drawn)
     data = Batches("sweep", batches, steps)
     rungs = rungs_of(halving, len(drawn), data.steps)
+    step = traced(partial(checked_step, "sweep", train_step), template, *data.example)
+    score = None if evaluate is None else traced(partial(checked_score, evaluate), template)
     described = dict(
         space={name: repr(axis) for name, axis in axes.items()},
         trials=len(drawn),
         method=repr(method if halving is None else halving),
         steps=data.steps,
-        seed=seed if draw == "random" else None,
+        seed=int(seed) if draw == "random" else None,
+        train_step=fingerprint(step, template, *data.example),
+        evaluate=None if score is None else fingerprint(score, template),
     )
     journal = None if path is None else Journal(path, described, drawn)
     done = {} if journal is None else {o.number: o for o in journal.outcomes}
@@ -123,8 +133,6 @@ def sweep(
     if len(done) == len(drawn):
         return checked_results(results(f"all trials were in {path}"), path)
 
-    step = traced(partial(checked_step, "sweep", train_step), template, *data.example)
-    score = None if evaluate is None else traced(partial(checked_score, evaluate), template)
     most = round(math.sqrt(rungs[0].trials * rungs[-1].trials))  # a width that no rung leaves half empty
     memory = free_memory(devices[0]) if memory is None else memory
     state_bytes = sum(x.nbytes for x in jax.tree.leaves(template))
@@ -167,7 +175,7 @@ def checked_results(results: Results, path: Any) -> Results:
     if results.complete and all(o.diverged == 1 for o in results.outcomes):
         kept = "" if path is None else f" (the trials are in {path}; remove it before the next sweep)"
         raise ValueError(
-            "sweep: the loss is not finite from the first step of every trial, before any hyperparameter has acted: "
-            f"look at the data, the model and the first parameters{kept}"
+            "sweep: the loss is not finite from the first step of every trial: look at the data, the model and the "
+            f"first parameters{kept}"
         )
     return results

@@ -32,8 +32,10 @@ def each_trials_values(make_state: Callable[..., Any], drawn: Sequence[Trial]) -
     ]
     if missing := [name for name in required if name not in drawn[0]]:
         raise ValueError(f"sweep: make_state needs {', '.join(missing)}, which the space has not")
-    takes = [name for name in drawn[0] if name in parameters]
-    template = checked_state("sweep", make_state(**{name: drawn[0][name] for name in takes}))
+    any_name = any(p.kind == p.VAR_KEYWORD for p in parameters.values())
+    takes = [name for name in drawn[0] if any_name or name in parameters]
+    # As arrays, which is what each trial's are: a Python number would leave other dtypes as they are.
+    template = checked_state("sweep", make_state(**{name: jnp.array(np.asarray(drawn[0][name])) for name in takes}))
     found = kept_hyperparams(template)
     kept = {name: k for k in found.values() for name in (k.argument, k.name)}
     for name in drawn[0]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import adaptx
@@ -78,7 +79,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-@pytest.mark.parametrize(("method", "trainings", "kept"), [("grid", 4, 4), ("halving", 9, 6)])
+@pytest.mark.parametrize(("method", "trainings", "kept"), [("grid", 4, 4), ("halving", 9, 8)])
 def test_a_killed_sweep_goes_on(
     method: str, trainings: int, kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,7 +88,7 @@ def test_a_killed_sweep_goes_on(
     done = stopped(path, method, trainings, signal.SIGKILL)
     assert done.returncode == -signal.SIGKILL
     finished = {int(number) for number in re.findall(r'"trial": (\d+)', path.read_text())}
-    assert len(finished) == kept  # of halving the six that ended with the first rung
+    assert len(finished) == kept  # of halving those that ended with the first rung
     seen = counted(monkeypatch)
     results = swept(path, method=method)
     assert finished.isdisjoint(seen)
@@ -120,13 +121,23 @@ def test_a_line_cut_short_is_done_again(tmp_path: Path) -> None:
 
 
 def test_a_diverged_trial_is_kept_as_such(tmp_path: Path) -> None:
-    import optax
-
     space = {"learning_rate": [0.1, 1e18]}
     first = swept(tmp_path / "a", Training(optax.sgd), space=space)
     again = swept(tmp_path / "a", Training(optax.sgd), space=space)
     assert again.table() == first.table()
     assert again.outcomes[1].diverged == 3
+
+
+@pytest.mark.parametrize("damage", ["", "text", "[1]", '{"trial": 0}', '{"trial": 99, "losses": [1.0]}', "changed"])
+def test_a_damaged_line_is_named(damage: str, tmp_path: Path) -> None:
+    path = tmp_path / "sweep.jsonl"
+    swept(path, seed=np.int32(3), steps=np.int64(6))
+    lines = path.read_text().split("\n")
+    lines[2] = damage if damage != "changed" else re.sub('"learning_rate": [0-9.e-]+', '"learning_rate": 7.0', lines[2])
+    path.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"^sweep: line 3 of .* is no trial of this sweep; remove the line, or give"):
+        swept(path)
+    assert path.read_text() == "\n".join(lines)
 
 
 @pytest.mark.parametrize(
@@ -135,6 +146,8 @@ def test_a_diverged_trial_is_kept_as_such(tmp_path: Path) -> None:
         (dict(steps=4), "is of another sweep: its steps is 6, not 4; give another path, or remove it"),
         (dict(space={"learning_rate": [0.1]}), "is of another sweep: its space is "),
         (dict(method="halving"), "is of another sweep: its method is 'grid', not Halving("),
+        (dict(training=Training(adaptx.adagrad)), "is of another sweep: its train_step is "),
+        (dict(evaluate=lambda state: state[0]["b"]), "is of another sweep: its evaluate is None, not "),
     ],
 )
 def test_a_file_of_another_sweep(changed: dict[str, Any], text: str, tmp_path: Path) -> None:

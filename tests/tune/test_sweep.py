@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import re
+import threading
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.training.train_state import TrainState
 
 import adaptx
 from adaptx import tune
 from adaptx.hyperparams import inject_hyperparams, set_hyperparams
 from adaptx.tune import plan as planning
 from adaptx.tune import run
+from adaptx.tune.batches import Batches
+from adaptx.tune.programs import Programs, checked_step, traced
 from adaptx.tune.rungs import rungs_of
+from adaptx.tune.values import each_trials_values
 from tests.tune.problem import BATCHES, Training, fresh
 
 ONE = jax.devices()[:1]
@@ -91,6 +97,24 @@ def test_what_diverges_is_frozen_and_does_not_spread(width: int, at_width: Any) 
     assert results.table().splitlines()[-1].endswith("diverged at step 3")
 
 
+def test_the_state_of_a_diverged_trial_is_frozen_beside_others() -> None:
+    """As it was before the step whose loss was not finite: after two steps, whatever the others do then."""
+    training = Training(optax.sgd)
+    template, values = each_trials_values(training.make_state, [{"learning_rate": 1e18}, {"learning_rate": 0.1}])
+    data = Batches("sweep", BATCHES, None)
+    step = traced(partial(checked_step, "sweep", training.train_step), template, *data.example)
+    programs = Programs(training.make_state, step, None, template, ONE, 2, data.size)
+    data.onto = programs.shared
+    (segment,) = data.segments()
+    programs.compile(values[0], segment)
+    two, six = (programs.advance(programs.start(values), segment, 0, last)[0] for last in (2, 6))
+    assert six.taken.tolist() == [3, 6]
+    assert six.alive.tolist() == [False, True]
+    wild = [jax.tree.map(lambda x: np.asarray(x[0]), group.states) for group in (two, six)]
+    jax.tree.map(np.testing.assert_array_equal, *wild)
+    assert not np.array_equal(two.states[0]["w"][1], six.states[0]["w"][1])
+
+
 def test_make_state_is_given_what_it_asks_for() -> None:
     training = Training(optax.sgd)
 
@@ -110,6 +134,18 @@ def test_make_state_is_given_what_it_asks_for() -> None:
     assert len({o.loss for o in results.outcomes}) == 4
 
 
+def test_make_state_may_take_any_name() -> None:
+    training = Training()
+    make_state = lambda **scales: jax.tree.map(lambda x: x + scales["first"] * 0.5, training.make_state())
+    step = lambda state, batch: (state, jnp.sum(state[0]["w"]))
+    results = tune.sweep(make_state, step, {"first": [0, 1.5]}, batches=BATCHES, progress=False)
+    assert [o.loss for o in results.outcomes] == [0.0, 2.25]
+    make_state = lambda first: (jnp.ones(3, jnp.bfloat16) * first).astype(jnp.bfloat16)
+    step = lambda state, batch: (state, jnp.sum(state))
+    results = tune.sweep(make_state, step, {"first": [0.5, 1.5]}, batches=BATCHES, progress=False)
+    assert [o.loss for o in results.outcomes] == [1.5, 4.5]
+
+
 def test_a_score_and_full_batches() -> None:
     training = Training()
     step = lambda state: training.train_step(state, BATCHES[0])
@@ -124,11 +160,17 @@ def test_a_score_and_full_batches() -> None:
         swept(training, evaluate=lambda state: state[0])
 
 
-def test_a_score_that_is_not_finite_is_a_divergence() -> None:
-    results = swept(Training(), {"learning_rate": [0.1]}, evaluate=lambda state: jnp.log(-jnp.ones(())))
-    assert results.outcomes[0].diverged == 6
+def test_a_score_that_is_not_finite_is_no_divergence() -> None:
+    """The trial is ranked last, and its losses are what they are; one of three here."""
+    score = lambda state: jnp.where(state[0]["b"] > 0.05, jnp.nan, state[0]["b"])
+    results = swept(Training(optax.sgd), {"learning_rate": [1e-6, 1e-5, 0.1]}, evaluate=score)
+    assert [o.finite for o in results.outcomes] == [True, True, False]
+    assert [o.diverged for o in results.outcomes] == [None] * 3
+    assert results.table().splitlines()[-1].endswith("no finite score")
+    with pytest.raises(ValueError, match=r"^sweep: there is no best trial: no score is finite; look at evaluate$"):
+        _ = swept(Training(), {"learning_rate": [0.1]}, evaluate=lambda state: jnp.log(-jnp.ones(()))).best
     with pytest.raises(ValueError, match=r"^sweep: there is no best trial: all diverged; try smaller rates$"):
-        _ = results.best
+        _ = swept(Training(optax.sgd), {"learning_rate": [1e18, 1e19]}).best
 
 
 def test_batches_come_in_segments_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,6 +184,56 @@ def test_batches_come_in_segments_and_again(monkeypatch: pytest.MonkeyPatch) -> 
             results = swept(training, {"learning_rate": [0.2, 0.1]}, batches=given, steps=16)
             np.testing.assert_allclose(results.outcomes[1].losses, whole, rtol=1e-5)
             assert training.traced == 1
+
+
+@pytest.mark.parametrize("kept", [1 << 20, 0])
+def test_batches_that_are_shuffled_each_time(kept: int, monkeypatch: pytest.MonkeyPatch, at_width: Any) -> None:
+    """They are read once where they are kept; else trials would see others, and that is an error."""
+    at_width(1)
+    monkeypatch.setattr("adaptx.tune.batches.KEPT_BYTES", kept)
+
+    class Shuffled(list):
+        times = 0
+
+        def __iter__(self) -> Any:
+            Shuffled.times += 1
+            return iter(list(super().__iter__())[Shuffled.times :])
+
+    given = dict(batches=Shuffled(BATCHES), steps=5)
+    if kept:
+        results = swept(Training(), {"learning_rate": [0.1, 0.2]}, **given)
+        assert results.outcomes[0].losses[0] == results.outcomes[1].losses[0]
+        np.testing.assert_allclose(results.outcomes[0].losses, fresh(adaptx.adam(0.1), BATCHES[1:]), rtol=1e-5)
+    else:
+        with pytest.raises(ValueError, match=r"^sweep: the batches begin with another one when they are gone through"):
+            swept(Training(), {"learning_rate": [0.1, 0.2]}, **given)
+
+
+def test_halving_over_devices_holds_few_states(at_width: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the six that may go on, beside a group of four; and the table is that of one device."""
+    at_width(2)
+    held, trained = [], run.trained
+
+    def watching(*given: Any) -> Any:
+        result = trained(*given)
+        held.append(sum(x.size == 10_000 for x in jax.live_arrays()))
+        return result
+
+    monkeypatch.setattr(run, "trained", watching)
+    training = Training()
+
+    def make_state() -> Any:
+        params, _ = training.make_state()
+        params["wide"] = jnp.zeros(10_000)
+        return params, training.tx.init(params)
+
+    given = dict(space={"learning_rate": np.geomspace(1e-3, 1, 18)}, method=tune.Halving(draw="grid"), batches=BATCHES)
+    several = tune.sweep(make_state, training.train_step, **given, devices=jax.devices()[:2], progress=False)
+    at_width(1)
+    assert max(held[:5]) <= 3 * (2 + 6 + 4)  # a parameter and two moments; the template is on one device and on all
+    one = tune.sweep(make_state, training.train_step, **given, devices=ONE, progress=False)
+    for a, b in zip(several.outcomes, one.outcomes, strict=True):
+        np.testing.assert_allclose(a.losses, b.losses, rtol=1e-5)
 
 
 def test_memory_bounds_the_groups(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +279,7 @@ def test_the_plan_is_of_backend_size_memory_and_cores() -> None:
 
 
 def test_successive_halving() -> None:
-    """27 trials for 1 step, the best 9 of them for 3, 3 for 9, one for 27; a trial is that of the grid."""
+    """27 trials for 2 steps, the best 9 of them for 3, 3 for 9, one for 27; a trial is that of the grid."""
     batches = [BATCHES[i % 6] for i in range(27)]
     space = {"learning_rate": np.geomspace(1e-3, 1, 27)}
     training = Training()
@@ -195,9 +287,9 @@ def test_successive_halving() -> None:
     assert training.traced == 1
     whole = swept(Training(), space, batches=batches)
     steps = [o.steps for o in halved.outcomes]
-    assert sorted(steps) == [1] * 18 + [3] * 6 + [9] * 2 + [27]
+    assert sorted(steps) == [2] * 18 + [3] * 6 + [9] * 2 + [27]
     alive, score = list(range(27)), lambda i, n: np.mean(whole.outcomes[i].losses[:n][-max(1, -(-n // 10)) :])
-    for until, count in ((1, 9), (3, 3), (9, 1)):
+    for until, count in ((2, 9), (3, 3), (9, 1)):
         alive = sorted(sorted(alive, key=lambda i: (score(i, until), i))[:count])
         assert [i for i, n in enumerate(steps) if n > until] == alive
     for a, b in zip(halved.outcomes, whole.outcomes, strict=True):
@@ -212,7 +304,8 @@ def test_successive_halving() -> None:
         (tune.Halving(), 27, 270, [(27, 10), (9, 30), (3, 90), (1, 270)]),
         (tune.Halving(2), 5, 100, [(5, 25), (2, 50), (1, 100)]),
         (tune.Halving(first=5), 10, 100, [(10, 5), (3, 15), (1, 100)]),
-        (tune.Halving(), 27, 2, [(27, 1), (1, 2)]),  # fewer steps than rungs
+        (tune.Halving(), 27, 3, [(27, 2), (1, 3)]),  # fewer steps than rungs
+        (tune.Halving(), 27, 1, [(27, 1)]),
         (tune.Halving(), 2, 10, [(2, 10)]),
         (None, 27, 270, [(27, 270)]),
     ],
@@ -271,8 +364,8 @@ def test_an_error_in_one_thread_is_the_sweeps() -> None:
         return i
 
     with pytest.raises(ValueError, match=r"^three$"):
-        list(run.at_the_same_time(f, range(50), 2))
-    assert sorted(run.at_the_same_time(f, [0, 1, 2], 2)) == [0, 1, 2]
+        list(run.at_the_same_time(f, range(50), 2, threading.Event()))
+    assert sorted(run.at_the_same_time(f, [0, 1, 2], 2, threading.Event())) == [0, 1, 2]
 
 
 def test_groups_and_paths_are_names_too() -> None:
@@ -310,7 +403,7 @@ BAD = [
     (dict(steps=0), "sweep: steps must be an int >= 1, got 0"),
     (dict(seed=None), "sweep: seed must be an int >= 0, got None"),
     (dict(memory=0), "sweep: memory must be an int >= 1, got 0"),
-    (dict(devices=[]), "sweep: devices must be some of jax.devices(), got []"),
+    (dict(devices=[]), "sweep: devices must be some of jax.devices(), each once, got []"),
     (dict(method="bayes"), "sweep: method must be 'grid', 'random', 'halving' or a Halving, got 'bayes'"),
     (dict(method=tune.Halving(1)), "sweep: a Halving needs eta, an int >= 2, first, an int >= 1 or None, and draw"),
     (dict(batches=None), "sweep: without batches it needs steps, the number of them"),
@@ -331,6 +424,16 @@ BAD = [
     (
         dict(train_step=lambda s, b: (({**s[0], "b": s[0]["b"].astype(jnp.float16)}, s[1]), 0.0)),
         "sweep: train_step makes float16[] of the state's float32[] at [0]['b']",
+    ),
+    (dict(batches=iter(BATCHES)), "sweep: batches that can be gone through only once need steps, the number of them"),
+    (dict(devices=ONE * 2), "sweep: devices must be some of jax.devices(), each once, got ["),
+    (dict(space={"loss": [1.0]}), "sweep: loss is a column of the results; give make_state's argument another name"),
+    (
+        dict(
+            make_state=lambda learning_rate: TrainState.create(apply_fn=None, params={}, tx=optax.sgd(learning_rate)),
+            train_step=lambda state, batch: (state, jnp.sum(batch[1])),
+        ),
+        "sweep: make_state must give the same tree for every trial, with what is made from an argument as an array",
     ),
     (dict(train_step=None), "sweep: train_step must be a function, got None"),
     (dict(make_state=lambda key: 0), "sweep: make_state needs key, which the space has not"),
@@ -361,7 +464,7 @@ def test_a_scheduled_rate_names_the_way_out() -> None:
 def test_nan_from_the_first_step_is_one_line(tmp_path: Path) -> None:
     bad = [(x * np.nan, y) for x, y in BATCHES]
     with pytest.raises(
-        ValueError, match=r"^sweep: the loss is not finite from the first step of every trial, .*\)$"
+        ValueError, match=r"^sweep: the loss is not finite from the first step of every trial: .*\)$"
     ) as error:
         swept(Training(), batches=bad, path=tmp_path / "sweep.jsonl")
     assert "\n" not in str(error.value)
@@ -394,7 +497,6 @@ def test_a_state_with_a_key_and_python_numbers() -> None:
 
 def test_linen_and_nnx() -> None:
     from flax import linen, nnx
-    from flax.training.train_state import TrainState
 
     dense = linen.Dense(1)
     squares = lambda out, y: jnp.mean((out[:, 0] - y) ** 2)
