@@ -33,10 +33,13 @@ class Batches:
     What is iterable only once, such as a generator, is kept in memory.
     """
 
+    steps: int
+    size: int  # of a segment, in steps
+
     def __init__(self, caller: str, batches: Any, steps: int | None) -> None:
-        self.caller = caller
+        self.caller: str = caller
         self.onto: Any = None  # a sharding
-        self.keeps = True  # whether all segments stay on the device
+        self.keeps: bool = True  # whether all segments stay on the device
         self.example: tuple[Any, ...] = ()  # () or the shapes and dtypes of one batch
         if batches is None:
             if steps is None:
@@ -54,7 +57,7 @@ class Batches:
         first = next(self.rest, None)
         if first is None:
             raise ValueError(f"{caller}: there are no batches")
-        self.first = first
+        self.first: Any = first
         self.example = (self._abstract(first),)
         if steps is None:
             try:
@@ -66,7 +69,7 @@ class Batches:
         self.size = max(1, min(steps, SEGMENT_STEPS, SEGMENT_BYTES // bytes_each))
         self.keeps = steps * bytes_each <= KEPT_BYTES
         self.kept: list[Segment] = []
-        self.lock = threading.Lock()
+        self.lock: threading.Lock = threading.Lock()
 
     def segments(self) -> Iterator[Segment]:
         """All segments in order, from the first step."""

@@ -22,13 +22,15 @@ class Journal:
     """
 
     def __init__(self, path: str | Path, sweep: Mapping[str, Any], trials: list[Trial]) -> None:
-        self.path, self.outcomes = Path(path), list[Outcome]()
+        self.path: Path = Path(path)
+        self.outcomes: list[Outcome] = []
         head = json.dumps({"adaptx sweep": sweep})
         kept: list[str] = []
         try:
             if self.path.exists():
-                first, *lines = self.path.read_text(encoding="utf-8").split("\n")
-                if first and first != head:
+                text = self.path.read_text(encoding="utf-8", errors="replace")
+                first, *lines = text.split("\n")
+                if text and first != head:
                     raise ValueError(f"sweep: {self.path} {_difference(first, sweep)}; give another path, or remove it")
                 kept = lines[:-1]  # the last may have been cut short by the end of the process
                 self.outcomes = [self._outcome(i, line, trials) for i, line in enumerate(kept, start=2)]

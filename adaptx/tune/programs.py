@@ -38,6 +38,12 @@ class Programs:
     begin: values -> states. advance: a group, through some steps. score: a group's states -> numbers.
     """
 
+    size: int  # of a group
+    each: NamedSharding
+    shared: NamedSharding
+    begin: Callable[..., Any]
+    score: Callable[..., Any] | None
+
     def __init__(
         self,
         make_state: Callable[..., Any],
@@ -48,11 +54,14 @@ class Programs:
         width: int,
         length: int,  # of a segment
     ) -> None:
-        self.make_state, self.step, self.width, self.length = make_state, step, width, length
+        self.make_state: Callable[..., Any] = make_state
+        self.step: Callable[..., Any] = step
+        self.width: int = width
+        self.length: int = length
         self.size = width * len(devices)
         mesh = Mesh(np.array(devices), ("trials",))
         self.each, self.shared = NamedSharding(mesh, EACH), NamedSharding(mesh, SHARED)
-        self.template = jax.device_put(template, self.shared)
+        self.template: Any = jax.device_put(template, self.shared)
 
         def over(f: Callable[..., Any], *given: PartitionSpec) -> Callable[..., Any]:
             """On every device by itself: what one device does waits for no other."""
@@ -61,14 +70,17 @@ class Programs:
             )
 
         self.begin = jax.jit(over(self._side_by_side(self._begin, None, 0), SHARED, EACH), out_shardings=self.each)
-        self._advanced = jax.jit(
+        self._advanced: Any = jax.jit(
             over(self._advance, EACH, SHARED, SHARED, SHARED), donate_argnums=0, out_shardings=self.each
         )
         self.score = None if score is None else jax.jit(over(self._side_by_side(score, 0), EACH))
         self.compiled: Any = None
 
     def compile(self, values: Values, segment: Segment) -> None:
-        self.compiled = self._advanced.lower(self.start([values]), segment.stacked, np.int32(0), np.int32(0)).compile()
+        group = self.start([values])
+        if self.score is not None:  # now, since threads that come to it at the same time would compile it each
+            self.score(group.states)
+        self.compiled = self._advanced.lower(group, segment.stacked, np.int32(0), np.int32(0)).compile()
 
     def start(self, values: Sequence[Values]) -> Group:
         """A group of up to `size` trials; where they are fewer, the other places do not run."""

@@ -10,11 +10,18 @@ from adaptx.glossary import is_count
 
 
 class Halving(NamedTuple):
-    """Successive halving: all trials begin, and at each rung the best 1 / eta of them go on, eta times as far."""
+    """Successive halving: all trials begin, and at each rung the best 1 / eta of them go on, eta times as far.
+
+    Arguments:
+        eta: an int >= 2; default 3.
+        first: the steps of the first rung, an int >= 1; default: steps / eta^(rungs - 1), and 2 at least. The last
+            rung, of fewer than eta trials, goes to the end in any case.
+        draw: how the trials are drawn, "random" (default) or "grid".
+    """
 
     eta: int = 3
-    first: int | None = None  # steps of the first rung; None: so few that the last rung has fewer than eta trials
-    draw: str = "random"  # or "grid"
+    first: int | None = None
+    draw: str = "random"
 
 
 class Rung(NamedTuple):

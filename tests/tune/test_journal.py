@@ -162,9 +162,12 @@ def test_a_file_of_another_sweep(changed: dict[str, Any], text: str, tmp_path: P
 
 def test_other_files_are_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
-    path.write_text("some notes\n")
-    with pytest.raises(ValueError, match=r"notes.txt is no file of a sweep; give another path, or remove it$"):
-        swept(path)
-    assert path.read_text() == "some notes\n"
+    for notes in (b"some notes\n", b"\n\nsome notes", b"\xff\xfe\x00"):
+        path.write_bytes(notes)
+        with pytest.raises(ValueError, match=r"notes.txt is no file of a sweep; give another path, or remove it$"):
+            swept(path)
+        assert path.read_bytes() == notes
+    path.write_bytes(b"")
+    swept(path, space={"learning_rate": [0.1]})
     with pytest.raises(ValueError, match=r"^sweep: path .* cannot be written to: Is a directory$"):
         swept(tmp_path)

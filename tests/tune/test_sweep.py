@@ -20,7 +20,7 @@ from flax.training.train_state import TrainState
 
 import adaptx
 from adaptx import tune
-from adaptx.hyperparams import inject_hyperparams, set_hyperparams
+from adaptx.hyperparams import get_hyperparams, inject_hyperparams, set_hyperparams
 from adaptx.tune import plan as planning
 from adaptx.tune import run
 from adaptx.tune.batches import Batches
@@ -296,6 +296,20 @@ def test_successive_halving() -> None:
         np.testing.assert_array_equal(a.losses, b.losses[: a.steps])
     assert halved.best.steps == 27
     assert halved.table().count("stopped early") == 26
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_a_trial_that_diverges_in_a_later_rung(width: int, at_width: Any) -> None:
+    """The largest rate has the best score here, goes on alone after two steps, and overflows in the fifth."""
+    at_width(width)
+    space, score = {"learning_rate": [0.1, 0.2, 1e5]}, lambda state: -get_hyperparams(state[1])["learning_rate"]
+    training = Training(optax.sgd)
+    halved = swept(training, space, method=tune.Halving(draw="grid"), evaluate=score)
+    whole = swept(Training(optax.sgd), space)
+    assert training.traced == 1
+    assert [o.steps for o in halved.outcomes] == [2, 2, whole.outcomes[2].diverged]
+    assert halved.outcomes[2].diverged == whole.outcomes[2].diverged == 5
+    np.testing.assert_allclose(halved.outcomes[2].losses, whole.outcomes[2].losses, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
