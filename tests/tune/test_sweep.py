@@ -553,6 +553,28 @@ def test_linen_and_nnx() -> None:
         np.testing.assert_allclose(results.outcomes[1].losses, losses, rtol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["grid", tune.Halving(draw="grid")])
+def test_the_bar_reaches_its_end(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    bars = []
+
+    class Bar:
+        def __init__(self, total: int, **_: Any) -> None:
+            self.total, self.done, self.closed = total, 0, False
+            bars.append(self)
+
+        def update(self, steps: int) -> None:
+            self.done += steps
+
+        def close(self) -> None:
+            self.closed = True
+
+    monkeypatch.setattr("tqdm.tqdm", Bar)
+    swept(Training(), {"learning_rate": np.geomspace(1e-3, 0.1, 9)}, method=method, progress=True)
+    (bar,) = bars
+    assert bar.done == bar.total == (54 if method == "grid" else 9 * 2 + 4)
+    assert bar.closed
+
+
 def test_without_tqdm_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "tqdm", None)
     swept(Training(), {"learning_rate": [0.1]}, progress=True)
