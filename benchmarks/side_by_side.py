@@ -18,10 +18,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import NamedTuple, NoReturn, TypeVar
 
 import jax
 import numpy as np
+
+from adaptx.tune.progress import progress_bar
 
 BLOCK_SECONDS = 0.3  # a timed block lasts about this long, so that a timer's tick or one interrupt does not show
 
@@ -188,21 +190,13 @@ class Progress:
     """A bar on stderr; silent where tqdm is not installed."""
 
     def __init__(self, total: int) -> None:
-        try:
-            tqdm = importlib.import_module("tqdm").tqdm
-            self.bar: Any = tqdm(total=total, file=sys.stderr, leave=False, disable=None)
-        except ImportError:
-            print('no progress bar: pip install "adaptx[plot]" brings tqdm', file=sys.stderr)
-            self.bar = None
+        self.bar = progress_bar(total, "it", None)
 
     def say(self, text: str) -> None:
-        if self.bar is not None:
-            self.bar.set_description(text)
+        self.bar.set_description(text)
 
     def tick(self) -> None:
-        if self.bar is not None:
-            self.bar.update()
+        self.bar.update(1)
 
     def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
+        self.bar.close()

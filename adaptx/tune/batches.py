@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any, NamedTuple
 
 import jax
@@ -60,10 +60,9 @@ class Batches:
         self.first: Any = first
         self.example = (self._abstract(first),)
         if steps is None:
-            try:
-                steps = len(batches)  # type: ignore[arg-type]
-            except TypeError:
-                raise ValueError(f"{caller}: these batches have no length; give steps, the number of them") from None
+            if not isinstance(batches, Sized):
+                raise ValueError(f"{caller}: these batches have no length; give steps, the number of them")
+            steps = len(batches)
         bytes_each = max(1, sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self.example)))
         self.steps = steps
         self.size = max(1, min(steps, SEGMENT_STEPS, SEGMENT_BYTES // bytes_each))

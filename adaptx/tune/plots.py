@@ -32,23 +32,44 @@ def drawing() -> Any:
     return matplotlib
 
 
-def sweep_picture(results: Any, path: str | Path | None) -> Any:
+class Pictured:
+    """What has a picture, which a subclass draws as `_picture`."""
+
+    def _picture(self) -> Any:
+        raise NotImplementedError
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """A picture: of a sweep the loss curves and the score over the axes (two: a map), of a range test the losses.
+
+        Arguments:
+            path: where to write it, by the ending as PNG, SVG or PDF; default: nowhere.
+
+        Returns: the matplotlib Figure.
+
+        Errors:
+            ImportError: matplotlib is missing; pip install "adaptx[plot]" brings it.
+        """
+        with drawing().rc_context(LOOK):
+            figure = self._picture()
+            if path is not None:
+                figure.savefig(path, dpi=130)
+        return figure
+
+
+def sweep_picture(results: Any) -> Any:
     """Loss curves, coloured by score, beside the score over each axis; over two axes a map."""
     names = list(results.axes)
     panels = 2 if len(names) <= 2 else 1 + len(names)
-    with drawing().rc_context(LOOK):
-        figure = drawing().figure.Figure(figsize=(1 + 4.2 * panels, 4.2), layout="constrained")
-        panel = iter(figure.subplots(1, panels))
-        curves(figure, next(panel), results)
-        if len(names) == 2:
-            score_map(figure, next(panel), results)
-        else:
-            for name in names:
-                score_over(next(panel), results, name)
-        said = "" if results.complete else f", {len(results.outcomes)} of {results.trials} finished"
-        figure.suptitle(f"Sweep of {', '.join(names)}: {results.trials} trials{said}")
-        if path is not None:
-            figure.savefig(path, dpi=130)
+    figure = drawing().figure.Figure(figsize=(1 + 4.2 * panels, 4.2), layout="constrained")
+    panel = iter(figure.subplots(1, panels))
+    curves(figure, next(panel), results)
+    if len(names) == 2:
+        score_map(figure, next(panel), results)
+    else:
+        for name in names:
+            score_over(next(panel), results, name)
+    said = "" if results.complete else f", {len(results.outcomes)} of {results.trials} finished"
+    figure.suptitle(f"Sweep of {', '.join(names)}: {results.trials} trials{said}")
     return figure
 
 
@@ -150,25 +171,22 @@ def score_map(figure: Any, axes: Any, results: Any) -> None:
     figure.colorbar(shown, ax=axes, label="score", shrink=0.9)
 
 
-def range_picture(test: Any, path: str | Path | None) -> Any:
+def range_picture(test: Any) -> Any:
     """The losses and their smooth mean over the rate, and the rate that is suggested."""
-    with drawing().rc_context(LOOK):
-        figure = drawing().figure.Figure(figsize=(6.5, 4.2), layout="constrained")
-        axes = figure.subplots()
-        axes.plot(test.rates, test.losses, color="lightgrey", linewidth=1, label="loss")
-        axes.plot(test.rates, test.smoothed, color="#0072B2", linewidth=1.8, label="smoothed")
-        finite = test.smoothed[np.isfinite(test.smoothed)]
-        if finite.size:
-            low, first = finite.min(), test.smoothed[0] if np.isfinite(test.smoothed[0]) else finite.max()
-            axes.set_ylim(low - 0.1 * abs(first - low) - 1e-12, max(first, low) + 0.5 * abs(first - low) + 1e-12)
-        if test.suggestion is not None:
-            axes.axvline(test.suggestion, color="#D55E00", linestyle="--", label=f"suggested: {test.suggestion:.2g}")
-        axes.set_xscale("log")
-        axes.set(xlabel=test.name, ylabel="loss", title=f"Range test of {test.name}")
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
-        if path is not None:
-            figure.savefig(path, dpi=130)
+    figure = drawing().figure.Figure(figsize=(6.5, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(test.rates, test.losses, color="lightgrey", linewidth=1, label="loss")
+    axes.plot(test.rates, test.smoothed, color="#0072B2", linewidth=1.8, label="smoothed")
+    finite = test.smoothed[np.isfinite(test.smoothed)]
+    if finite.size:
+        low, first = finite.min(), test.smoothed[0] if np.isfinite(test.smoothed[0]) else finite.max()
+        axes.set_ylim(low - 0.1 * abs(first - low) - 1e-12, max(first, low) + 0.5 * abs(first - low) + 1e-12)
+    if test.suggestion is not None:
+        axes.axvline(test.suggestion, color="#D55E00", linestyle="--", label=f"suggested: {test.suggestion:.2g}")
+    axes.set_xscale("log")
+    axes.set(xlabel=test.name, ylabel="loss", title=f"Range test of {test.name}")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
     return figure
 
 

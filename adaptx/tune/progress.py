@@ -11,12 +11,15 @@ class _NoBar:
     def update(self, steps: int) -> None:
         pass
 
+    def set_description(self, text: str) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
 
 def progress_bar(total: int, unit: str, wanted: bool | None) -> Any:
-    """Something with `update(steps)` and `close()`; None: a bar where stderr is a terminal."""
+    """tqdm's bar, or what has its `update`, `set_description` and `close`; None: a bar where stderr is a terminal."""
     if wanted is False:
         return _NoBar()
     try:

@@ -7,7 +7,6 @@ import inspect
 import math
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,7 +24,7 @@ from adaptx.tune.values import checked_state
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class RangeTest:
+class RangeTest(plots.Pictured):
     """A range test's curve, one value for each step that was taken, and the rate that it suggests."""
 
     name: str
@@ -80,18 +79,8 @@ class RangeTest:
         taken = f"{len(self.rates)} steps from {self.rates[0]:.3g} to {self.rates[-1]:.3g}"
         return f"suggested {self.name} {found}; smallest loss at {self.lowest:.3g}; {taken}, {self.stopped}"
 
-    def plot(self, path: str | Path | None = None) -> Any:
-        """A picture of the losses over the rate.
-
-        Arguments:
-            path: where to write it, by the ending as PNG, SVG or PDF; default: nowhere.
-
-        Returns: the matplotlib Figure.
-
-        Errors:
-            ImportError: matplotlib is missing; pip install "adaptx[plot]" brings it.
-        """
-        return plots.range_picture(self, path)
+    def _picture(self) -> Any:
+        return plots.range_picture(self)
 
 
 def lr_range_test(

@@ -48,7 +48,7 @@ class Outcome:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Results:
+class Results(plots.Pictured):
     """The finished trials of a sweep, in the order in which they were drawn; print it, or see `best`, `plot`."""
 
     outcomes: Sequence[Outcome]
@@ -141,15 +141,5 @@ class Results:
         records = [jax.tree.map(finite, o.record()) for o in self.outcomes]
         Path(path).write_text(json.dumps(records, allow_nan=False, indent=1), encoding="utf-8")
 
-    def plot(self, path: str | Path | None = None) -> Any:
-        """A picture: the loss curves, and the score over the axes; for two axes a map.
-
-        Arguments:
-            path: where to write it, by the ending as PNG, SVG or PDF; default: nowhere.
-
-        Returns: the matplotlib Figure.
-
-        Errors:
-            ImportError: matplotlib is missing; pip install "adaptx[plot]" brings it.
-        """
-        return plots.sweep_picture(self, path)
+    def _picture(self) -> Any:
+        return plots.sweep_picture(self)

@@ -13,10 +13,11 @@ import jax
 import numpy as np
 
 from adaptx.tune.batches import Batches
-from adaptx.tune.programs import Programs, Values
+from adaptx.tune.programs import Programs
 from adaptx.tune.results import Outcome
 from adaptx.tune.rungs import Rung
 from adaptx.tune.space import Trial
+from adaptx.tune.values import Values
 
 S = TypeVar("S")
 T = TypeVar("T")

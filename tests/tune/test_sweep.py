@@ -328,7 +328,7 @@ def test_rungs(halving: tune.Halving | None, trials: int, steps: int, rungs: lis
     assert rungs_of(halving, trials, steps) == rungs
 
 
-def test_the_same_seed_gives_the_same_table(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_table() -> None:
     space = {"learning_rate": tune.log_uniform(1e-3, 1), "b1": tune.uniform(0, 0.99)}
     tables = [swept(Training(), space, 5, "random", seed=seed).table() for seed in (1, 1, 2)]
     assert tables[0] == tables[1] != tables[2]
