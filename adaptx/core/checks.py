@@ -10,6 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.tree_util import keystr, tree_flatten_with_path
 
+from adaptx.core.rounding import real
 from adaptx.core.rule import Like
 from adaptx.glossary import is_flag
 
@@ -76,13 +77,17 @@ def is_key(a: Any) -> bool:
     return isinstance(a, jax.Array) and jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
 
 
-def matching_params(name: str, grads: Any, at: list[str], gs: list[Any], params: Any) -> list[Any]:
-    """The parameter of each gradient, which must be of its shape, and floating or complex like it."""
-    if params is None:
+def matching_tree(name: str, grads: Any, at: list[str], gs: list[Any], tree: Any, what: str = "") -> list[Any]:
+    """The parameter of each gradient, which must be of its shape, and floating or complex like it; or, of a tree that
+    is called `what`, the real array of its shape."""
+    if tree is None:
         return [None] * len(gs)
-    xs = [x if g is None else array(x) for g, x in zip(gs, aligned(name, grads, params, "parameters"), strict=True)]
+    leaves = aligned(name, grads, tree, what or "parameters")
+    xs = [x if g is None else array(x) for g, x in zip(gs, leaves, strict=True)]
     for path, g, x in zip(at, gs, xs, strict=True):
-        if g is not None:
+        if g is not None and what:
+            check_like(f"{name}: the {what} at {path}", jax.ShapeDtypeStruct(g.shape, real(g.dtype)), x)
+        elif g is not None:
             check_like(f"{name}: the gradient at {path}", x, g)
     return xs
 

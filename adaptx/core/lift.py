@@ -53,7 +53,10 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
         s = rule.State(count=count, **jax.tree.map(lambda a: raised(a, working), {**slots, **scalars}))
         rates = {"learning_rate": number(learning_rate), "weight_decay": number(weight_decay) if decayed else None}
         by_decay = dict(zip(map(id, rule.decays), biases, strict=True))
-        t = Clock(t=number(count), biases=by_decay, shared=shared, **rates, **needs)
+        # Clamped and shown like a gradient: a Hessian's diagonal is squared too.
+        visible = lambda a: bounded(a) + (a - a)
+        own = {need: visible(needs[need].astype(real(working))) for need in rule.trees}
+        t = Clock(t=number(count), biases=by_decay, shared=shared, **rates, **{**needs, **own})
         return g.astype(working), s, None if x is None else x.astype(working), t
 
     def leave(s: Any, slots: Any) -> Any:
@@ -91,13 +94,14 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
         checks.require(name, required, {**extra, "params": params})
         gs, treedef = jax.tree.flatten(grads, is_leaf=checks.is_none)
         at, live = checks.paths(grads), [i for i, g in enumerate(gs) if g is not None]
-        xs = checks.matching_params(name, grads, at, gs, params)
+        xs = checks.matching_tree(name, grads, at, gs, params)
+        trees = {need: checks.matching_tree(name, grads, at, gs, extra[need], need) for need in rule.trees}
         slots = checks.matching_state(name, grads, at, gs, {f: getattr(state, f) for f in first}, first)
         scalars = {f: getattr(state, f) for f in rule.scalars}
 
         count = jax.lax.add(jax.lax.min(state.count, np.int32(2**31 - 2)), np.int32(1))  # saturates
         rates = [rate_at(r, state.count) for r in (then.learning_rate, then.weight_decay)] if then else [None, None]
-        needs = {need: extra[need] for need in extras}
+        needs = {need: extra[need] for need in extras if need not in rule.trees}
         decayed = checks.expanded_mask(name, then.mask if then else None, params, grads)
         working = {i: wider(jnp.float32, gs[i].dtype, *_dtypes([xs[i], slots[i]])) for i in live}
         biases = functools.cache(lambda dtype: [b.bias(count.astype(dtype)) for b in rule.decays])
@@ -111,8 +115,9 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
         def each(f: Any, shared: Any = lambda dtype: None) -> dict[int, Any]:
             """f on every leaf that has a gradient."""
             own = lambda i: {k: _folded(v, at[i]) if checks.is_key(v) else v for k, v in scalars.items()}
-            clock = lambda dtype: (count, biases(dtype), shared(dtype), *rates, needs)
-            return {i: f(gs[i], xs[i], slots[i], own(i), clock(real(working[i])), working[i], decayed[i]) for i in live}
+            here = lambda i: {**needs, **{need: leaves[i] for need, leaves in trees.items()}}
+            clock = lambda i: (count, *(of(real(working[i])) for of in (biases, shared)), *rates, here(i))
+            return {i: f(gs[i], xs[i], slots[i], own(i), clock(i), working[i], decayed[i]) for i in live}
 
         totals = None
         if rule.part is not None and live:

@@ -33,6 +33,7 @@ class Rule:
     shared(s, t) -> anything: what else is the same on every leaf, from the new scalars; `step` has it as t.shared.
     needs: what `update` must be given: "params", "value", ...; "learning_rate" if the rule owns the rate, which then
         arrives as t.learning_rate, with t.weight_decay (None where masked).
+    trees: those of `needs` that come as a tree of real arrays like the gradients: t has the array of this leaf.
     """
 
     State: Any
@@ -44,6 +45,7 @@ class Rule:
     decays: tuple[Decay, ...] = ()
     shared: Callable[..., Any] | None = None
     needs: tuple[str, ...] = ()
+    trees: tuple[str, ...] = ()
 
 
 def accumulator_dtype(x: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import optax
 
 from adaptx.registry import OPTIMIZERS, Entry
+from tests.equations.references.loop import hessian_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,7 +42,40 @@ class Case:
         return dataclasses.replace(self, factory=lambda **kwargs: wrap(self.factory(**kwargs)))
 
 
-CASES = [Case(entry, i, entry.factory, kwargs) for entry in OPTIMIZERS.values() for i, kwargs in enumerate(entry.cases)]
+# What stands for the other things that an update may need, from the gradients and the parameters.
+STAND_INS: dict[str, Callable[[Any, Any], Any]] = {
+    "hessian": lambda grads, params: jax.tree.map(_finite_hessian, grads),
+    "value": lambda grads, params: jnp.float32(1.0),
+}
+
+
+def _finite_hessian(g: Any) -> Any:
+    dtype = jnp.finfo(g.dtype).dtype
+    return jnp.minimum(hessian_of(g), jnp.finfo(dtype).max).astype(dtype)
+
+
+def _supplied(entry: Entry) -> Callable[..., optax.GradientTransformationExtraArgs]:
+    """The factory, whose update makes what it needs beside parameters where it is not given."""
+    missing = sorted({need for needs in entry.needs for need in needs} - {"params"})
+    if not missing:
+        return entry.factory
+
+    @functools.wraps(entry.factory)
+    def factory(*args: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
+        tx = entry.factory(*args, **kwargs)
+
+        def update(grads: Any, state: Any, params: Any = None, **given: Any) -> tuple[Any, Any]:
+            made = {need: STAND_INS[need](grads, params) for need in missing if need not in given}
+            return tx.update(grads, state, params, **made, **given)
+
+        return optax.GradientTransformationExtraArgs(tx.init, update)
+
+    return factory
+
+
+CASES = [
+    Case(entry, i, _supplied(entry), kwargs) for entry in OPTIMIZERS.values() for i, kwargs in enumerate(entry.cases)
+]
 # Tier O: the default case and the one with all arguments.
 PER_OPTIMIZER = [case for case in CASES if case.index in (0, len(case.entry.cases) - 1)]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy import sqrt
 
-from tests.equations.references import norm
+from tests.equations.references.loop import norm
 
 First = Callable[[Any, Any, Any], Any]  # (g, x, arguments by name) -> the update
 

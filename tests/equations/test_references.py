@@ -16,9 +16,9 @@ import pytest
 from adaptx.registry import OPTIMIZERS
 from tests.conformance.cases import CASES, Case, grads_like, params_like
 from tests.conftest import x64
-from tests.equations import first_steps, references
+from tests.equations import first_steps
 from tests.equations.first_steps import FIRST_STEPS
-from tests.equations.references import OVER_TREE, REFERENCES, replay
+from tests.equations.references import FAMILIES, OVER_TREE, REFERENCES, replay
 
 
 def test_every_optimizer_has_a_reference() -> None:
@@ -36,7 +36,7 @@ def test_a_reference_is_short_enough_to_check_by_eye(name: str) -> None:
     assert ast.get_docstring(function), "the docstring names the paper"
 
 
-@pytest.mark.parametrize("module", [references, first_steps], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [*FAMILIES, first_steps], ids=lambda module: module.__name__)
 def test_references_do_not_know_the_library(module: Any) -> None:
     assert not {"adaptx", "optax", "jnp"} & {*re.findall(r"\w+", inspect.getsource(module))}
 

@@ -38,7 +38,7 @@ def _forgets_every_second_average(tx: optax.GradientTransformationExtraArgs) -> 
 @law("A1", tier="C", plant=lambda case: case.broken(_forgets_every_second_average))
 def equals_its_paper(case: Case) -> None:
     """Twelve steps equal a NumPy float64 loop from the paper: updates and the state that the paper names."""
-    assert case.entry.name in REFERENCES, f"{case.id}: tests/equations/references.py has no loop for it"
+    assert case.entry.name in REFERENCES, f"{case.id}: tests/equations/references has no loop for it"
     # float64: rounding only, over at most 12 averages. float32: the reference sees the library's own iterates, so
     # nothing accumulates but the averages: each of 12 steps rounds them once or twice, in random directions.
     bounds = {"float64": 1e-12, "float32": 8 * float(np.finfo(np.float32).eps)}

@@ -14,7 +14,7 @@ import optax
 
 from adaptx.glossary import RENAMED
 from adaptx.registry import GLOSSARY
-from tests.conformance.cases import Case, params_like
+from tests.conformance.cases import STAND_INS, Case, params_like
 from tests.conformance.law import law
 from tests.conformance.program import transformation
 
@@ -90,9 +90,9 @@ def wrong_gradients_are_named(case: Case) -> None:
     check("a complex gradient", {**good, "w": good["w"] + 0j}, TypeError, "['w']", False)
     fails(f"{case.id}: int32 parameters", lambda: tx.init({"b": jnp.arange(2)}), TypeError, name, "['b']")
 
-    every = {"params": params} | {need: jnp.float32(1.0) for need in needs - {"params"}}
+    every = {"params": params} | {need: STAND_INS[need](good, params) for need in needs - {"params"}}
     for need in sorted(needs):
-        given = {k: v for k, v in every.items() if k != need}
+        given = {**every, need: None}
         fails(f"{case.id}: no {need}", lambda given=given: tx.update(good, state, **given), ValueError, name, need)
     if not needs:
         jax.eval_shape(tx.update, good, state)  # what is not declared is not needed

@@ -16,6 +16,7 @@ from tests.conformance.cases import Case, grads_like, params_like
 from tests.conformance.law import law, leaves_named
 from tests.conformance.program import RECORDED, run
 from tests.conftest import x64
+from tests.equations.references.loop import hessian_of
 
 START, STEP = "Start:", "Step t = 1, 2, ...:"
 # What an equation may use beside the arguments and its own names.
@@ -27,6 +28,10 @@ WORDS = dict(
     sign=np.sign,
     sum=np.sum,
     clip=np.clip,
+    where=np.where,
+    mean=np.mean,
+    exp=np.exp,
+    arctan2=np.arctan2,
     norm=lambda a: np.sqrt(np.sum(np.abs(a) ** 2)),
 )
 
@@ -83,7 +88,7 @@ def documented_formula_is_the_code(case: Case) -> None:
         try:
             exec(start, names)
             for t in range(1, RECORDED + 1):
-                names |= {"t": t, "g": leaf(gs[t - 1])}
+                names |= {"t": t, "g": leaf(gs[t - 1]), "h": hessian_of(leaf(gs[t - 1]))}
                 exec(step, names)
                 error = np.max(np.abs(names["x"] - leaf(iterates[t])))
                 # 1e-12 of the way travelled, as in A1, and the rounding of t additions to the parameter itself.
