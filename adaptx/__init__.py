@@ -12,6 +12,7 @@ from adaptx.optimizers.adam.adamax import AdamaxState, adamax, scale_by_adamax
 from adaptx.optimizers.adam.nadam import NAdamState, nadam, scale_by_nadam
 from adaptx.optimizers.parameter_free.dog import DoGState, dog
 from adaptx.optimizers.trust_ratio.lamb import lamb
+from adaptx.wrappers.momentum import MomentumState, scale_by_momentum
 from adaptx.wrappers.zero_small import zero_small
 
 __version__ = "0.1.0"
@@ -35,6 +36,7 @@ __all__ = [
     "dog", "DoGState",
     # To chain with any of them
     "zero_small",
+    "scale_by_momentum", "MomentumState",
     # Tables of which a step uses few rows
     "sparse",
     # Numbers that live in the state

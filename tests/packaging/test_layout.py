@@ -21,7 +21,7 @@ FLOORS = [
     {"tune", "checkpoint", "interop"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-CORE_LINES = 520
+CORE_LINES = 570  # 500 for the foundation, the rest for rules made from rules and needs that are trees
 
 
 def module_name(path: Path, root: Path) -> str:

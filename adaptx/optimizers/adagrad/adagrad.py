@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
 from jax import Array
 
+from adaptx.core.combinators import with_momentum
 from adaptx.core.descent import Descent, descend, rate_at
 from adaptx.core.lift import lift
-from adaptx.core.moments import Clock, Decay, abs_sq, divide, heavy_ball, safe_sqrt
+from adaptx.core.moments import Clock, abs_sq, divide, safe_sqrt
 from adaptx.core.registry import Paper, checked, optimizer
-from adaptx.core.rule import Params, Rule, filled, zeros
+from adaptx.core.rule import Params, Rule, filled
 
 
 class AdaGradState(NamedTuple):
@@ -27,30 +29,22 @@ def adagrad_rule(
     initial_accumulator: Any, eps: Any, eps_root: Any, momentum: Any = None, nesterov: bool = False, l1: Any = None
 ) -> Rule:
     """AdaGrad's equations on one array; with l1 the rule owns the rate, since the threshold depends on it."""
-    momentum = None if momentum is None else Decay.of(momentum)
 
     def step(g: Array, s: AdaGradState, x: Any, t: Clock) -> tuple[Array, AdaGradState]:
         nu = s.nu + abs_sq(g)
-        root = safe_sqrt(nu + eps_root)
-        u, trace = divide(g, root, eps), None
-        if momentum is not None:
-            u, trace = heavy_ball(s.trace, u, momentum, nesterov)
-        if l1 is not None:
-            u = _proximal(u, root, x, t)
-        return u, s._replace(nu=nu, trace=trace)
+        return divide(g, safe_sqrt(nu + eps_root), eps), s._replace(nu=nu)
 
-    def _proximal(u: Array, root: Array, x: Array, t: Clock) -> Array:
+    smooth = with_momentum(Rule(AdaGradState, step, dict(nu=filled(initial_accumulator))), momentum, nesterov)
+
+    def proximal(g: Array, s: AdaGradState, x: Array, t: Clock) -> tuple[Array, AdaGradState]:
         """The step and the shrinkage as one update: exactly -x where the parameter ends within the threshold."""
+        u, s = smooth.step(g, s, x, t)
         step = descend(u, x, t)
-        threshold = t.learning_rate * divide(l1, root, eps)
-        return jnp.where(jnp.abs(x + step) <= threshold, -x, step - jnp.sign(x + step) * threshold)
+        threshold = t.learning_rate * divide(l1, safe_sqrt(s.nu + eps_root), eps)
+        return jnp.where(jnp.abs(x + step) <= threshold, -x, step - jnp.sign(x + step) * threshold), s
 
-    return Rule(
-        AdaGradState,
-        step,
-        dict(nu=filled(initial_accumulator), trace=None if momentum is None else zeros),
-        needs=() if l1 is None else ("learning_rate", "params"),
-    )
+    owns = dict(step=proximal, needs=("learning_rate", "params"))
+    return smooth if l1 is None else dataclasses.replace(smooth, **owns)
 
 
 @checked

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from adaptx.core.combinators import with_momentum
 from adaptx.core.descent import Descent
 from adaptx.core.lift import lift
-from adaptx.core.moments import Clock, Decay, abs_sq, debias, divide, ema, heavy_ball, safe_sqrt
+from adaptx.core.moments import Clock, Decay, abs_sq, debias, divide, ema, safe_sqrt
 from adaptx.core.registry import Paper, checked, optimizer
 from adaptx.core.rule import Params, Rule, filled, zeros
 
@@ -35,7 +36,7 @@ def rmsprop_rule(
     bias_correction: bool = False,
 ) -> Rule:
     """RMSprop's equations on one array."""
-    b2, momentum = Decay.of(b2), None if momentum is None else Decay.of(momentum)
+    b2 = Decay.of(b2)
 
     def step(g: Array, s: RMSPropState, x: Any, t: Clock) -> tuple[Array, RMSPropState]:
         v = variance = ema(s.nu, abs_sq(g), b2)
@@ -45,21 +46,11 @@ def rmsprop_rule(
             mean = None if m is None else debias(m, b2, t)
         if mean is not None:
             variance = jnp.maximum(variance - abs_sq(mean), 0)  # rounding can make it negative
-        u, trace = divide(g, safe_sqrt(variance + eps_root), eps), None
-        if momentum is not None:
-            u, trace = heavy_ball(s.trace, u, momentum, nesterov)
-        return u, s._replace(nu=v, mu=m, trace=trace)
+        return divide(g, safe_sqrt(variance + eps_root), eps), s._replace(nu=v, mu=m)
 
-    return Rule(
-        RMSPropState,
-        step,
-        dict(
-            nu=filled(initial_accumulator),
-            mu=zeros if centered else None,
-            trace=None if momentum is None else zeros,
-        ),
-        decays=(b2,) if bias_correction else (),
-    )
+    slots = dict(nu=filled(initial_accumulator), mu=zeros if centered else None)
+    decays = (b2,) if bias_correction else ()
+    return with_momentum(Rule(RMSPropState, step, slots, decays=decays), momentum, nesterov)
 
 
 @checked
