@@ -1,6 +1,6 @@
 """adaptx: adaptive-gradient optimizers for JAX that equal their papers, as Optax transformations."""
 
-from adaptx import hyperparams, registry, sparse, tune
+from adaptx import curvature, hyperparams, registry, sparse, tune
 from adaptx.optimizers.adagrad.adadelta import AdadeltaState, adadelta, scale_by_adadelta
 from adaptx.optimizers.adagrad.adagrad import AdaGradState, adagrad, scale_by_adagrad
 from adaptx.optimizers.adagrad.adagrad_norm import AdaGradNormState, adagrad_norm, scale_by_adagrad_norm
@@ -10,6 +10,8 @@ from adaptx.optimizers.adam.adabound import adabound
 from adaptx.optimizers.adam.adam import AdamState, adam, adamw, scale_by_adam
 from adaptx.optimizers.adam.adamax import AdamaxState, adamax, scale_by_adamax
 from adaptx.optimizers.adam.nadam import NAdamState, nadam, scale_by_nadam
+from adaptx.optimizers.curvature.adahessian import adahessian, scale_by_adahessian
+from adaptx.optimizers.curvature.sophia import SophiaState, scale_by_sophia, sophia
 from adaptx.optimizers.parameter_free.dog import DoGState, dog
 from adaptx.optimizers.trust_ratio.lamb import lamb
 from adaptx.wrappers.momentum import MomentumState, scale_by_momentum
@@ -32,11 +34,16 @@ __all__ = [
     "adabound",
     # Trust ratio
     "lamb",
+    # Curvature: the Hessian's diagonal
+    "adahessian", "scale_by_adahessian",
+    "sophia", "scale_by_sophia", "SophiaState",
     # Parameter-free
     "dog", "DoGState",
     # To chain with any of them
     "zero_small",
     "scale_by_momentum", "MomentumState",
+    # Estimates of the Hessian's diagonal
+    "curvature",
     # Tables of which a step uses few rows
     "sparse",
     # Numbers that live in the state

@@ -75,12 +75,13 @@ _mask = functools.partial(
     test=lambda v: callable(v) or all(map(is_flag, jax.tree.leaves(v))),
 )
 _count = functools.partial(Argument, allowed="an int >= 0", test=is_count, static=True)
+_steps = functools.partial(Argument, allowed="an int >= 1", test=lambda v: is_count(v, 1), static=True)
 
 GLOSSARY: dict[str, Argument] = {
     "learning_rate": _rate("the step size"),
     "b1": _decay("decay of the first moment"),
     "b2": _decay("decay of the second moment"),
-    "eps": _size("added to the root in the denominator (outside)"),
+    "eps": _size("added to the root in the denominator (outside); in sophia its least value"),
     "eps_root": _size("added under the root (inside)"),
     "momentum": _decay("decay of a momentum buffer over the directions, before the rate", none="off"),
     "nesterov": _switch("look one momentum step ahead; needs momentum", needs="momentum"),
@@ -97,7 +98,7 @@ GLOSSARY: dict[str, Argument] = {
     "amsgrad": _switch("divide by the largest second moment so far"),
     "momentum_decay": _size("psi in the momentum schedule b1 (1 - 0.96^(t psi) / 2)", none="constant b1"),
     "final_learning_rate": _rate("the SGD rate that both bounds tend to"),
-    "gamma": _positive("how fast the bounds close"),
+    "gamma": _positive("how fast the bounds close; in sophia, what the average of the Hessian is multiplied by"),
     "amsbound": _switch("divide by the largest second moment so far"),
     "per": _choice("one accumulator for each", "tensor", "tree"),
     "bias": _choice("whose steps the bias corrections count", "global", "row"),
@@ -108,6 +109,10 @@ GLOSSARY: dict[str, Argument] = {
         needs="weight_decay",
     ),
     "seed": _count("rounds the rows of bfloat16 tables up or down at random, with the right mean", none="to nearest"),
+    "hessian_power": Argument(
+        "the root is raised to it: 1 is Newton's step, 0 the gradient's", "in [0, 1]", _number(lambda v: 0 <= v <= 1)
+    ),
+    "update_every": _steps("the Hessian is used in steps 1, 1 + update_every, 1 + 2 update_every, ... only"),
     "threshold": _size("the largest |g| that is dropped"),
     "initial_distance": _positive("the first distance, relative to 1 + the norm of the first parameters"),
 }
@@ -120,6 +125,9 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "rho": ("b2",),
     "weight_decay_mask": ("mask",),
     "init_step": ("initial_distance",),
+    "sophia.rho": ("gamma",),
+    "scale_by_sophia.rho": ("gamma",),
+    "update_interval": ("update_every",),
     "initial_accumulator_value": ("initial_accumulator",),  # Keras's too
     "initial_scale": ("initial_accumulator",),
     "eps_in_sqrt": ("eps_root", "eps"),
@@ -137,6 +145,7 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "beta1": ("b1",),
     "beta2": ("b2",),
     "reps_rel": ("initial_distance",),
+    "update_each": ("update_every",),
 }
 
 # What every docstring says, unless it says more.

@@ -7,12 +7,22 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
 
 from adaptx import tune
 from adaptx.hyperparams import inject_hyperparams
-from benchmarks.training import Task, default_rate, endless_batches, factory_of, loss, make_model, schedule_of
+from benchmarks.training import (
+    Task,
+    default_rate,
+    endless_batches,
+    factory_of,
+    loss,
+    make_model,
+    schedule_of,
+    updates_of,
+)
 
 # What is tried; a rate is tried from a hundredth to a hundred times the usual one.
 RANGES: dict[str, Any] = {
@@ -46,16 +56,16 @@ def sweep(
     graph, params = nnx.split(make_model(task.sizes, seed), nnx.Param)
 
     def train_step(state: Any, batch: Any) -> Any:
-        params, opt_state = state
-        value, grads = jax.value_and_grad(lambda p: loss(nnx.merge(graph, p)(batch.x), batch.y))(params)
-        updates, opt_state = tx.update(grads, opt_state, params, value=value)
-        return (optax.apply_updates(params, updates), opt_state), value
+        params, opt_state, number = state
+        key = jax.random.fold_in(jax.random.key(0), number)
+        updates, opt_state, _, value = updates_of(graph, tx, params, opt_state, batch, key)
+        return (optax.apply_updates(params, updates), opt_state, number + 1), value
 
     def evaluate(rows: Any, state: Any) -> Any:
         return loss(nnx.merge(graph, state[0])(rows.x), rows.y)
 
     return tune.sweep(
-        lambda: (params, tx.init(params)),
+        lambda: (params, tx.init(params), jnp.int32(0)),
         train_step,
         space,
         trials,

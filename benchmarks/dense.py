@@ -30,6 +30,7 @@ import optax
 import optax.contrib
 
 from adaptx.registry import OPTIMIZERS
+from benchmarks.needs import STAND_INS, supplied
 from benchmarks.side_by_side import (
     Run,
     Times,
@@ -62,10 +63,15 @@ class Pair:
     torch_arguments: dict[str, Any] = field(default_factory=dict)
 
     def build_ours(self) -> optax.GradientTransformation:
-        return OPTIMIZERS[self.entry].factory(RATE, **self.ours)
+        return supplied(OPTIMIZERS[self.entry])(RATE, **self.ours)
 
     def build_optax(self) -> optax.GradientTransformation:
         return self.optax(RATE, **self.theirs)
+
+
+def given_hessian() -> optax.GradientTransformation:
+    """What Optax's Sophia takes an estimate from: the one that ours is given."""
+    return optax.stateless(STAND_INS["hessian"])
 
 
 # Defaults differ (ours are the papers'), so whatever changes the arithmetic is said on both sides.
@@ -103,6 +109,7 @@ PAIRS: dict[str, Pair] = {
     "nadam": Pair("nadam", {}, optax.nadam, {}, "NAdam"),
     "lamb": Pair("lamb", {"weight_decay": 1e-2}, optax.lamb, {"weight_decay": 1e-2}),
     "dog": Pair("dog", {}, optax.contrib.dog, {}),
+    "sophia": Pair("sophia", {}, optax.contrib.sophia, {"weight_decay": 0.2, "hessian_diagonal_fn": given_hessian()}),
 }
 
 

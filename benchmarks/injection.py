@@ -24,6 +24,7 @@ import optax
 from adaptx.hyperparams import inject_hyperparams, set_hyperparams
 from adaptx.registry import OPTIMIZERS
 from benchmarks.dense import QUICK_NOTE, QUICK_TREES, TREES, Tree, compile_step, jax_run
+from benchmarks.needs import supplied
 from benchmarks.side_by_side import Run, Times, aligned, heading, measured, options, parsed, published, step_seconds
 
 TARGET = 1.05
@@ -44,7 +45,7 @@ class Row(NamedTuple):
 
 
 def builders(name: str) -> dict[str, Callable[[], optax.GradientTransformation]]:
-    factory, theirs = OPTIMIZERS[name].factory, getattr(optax, name, None)
+    factory, theirs = supplied(OPTIMIZERS[name]), getattr(optax, name, None)
     made: dict[str, Callable[[], optax.GradientTransformation]] = {
         "injected": lambda: inject_hyperparams(factory)(RATE),
         "closed over": lambda: factory(RATE),
@@ -60,7 +61,7 @@ def builders(name: str) -> dict[str, Callable[[], optax.GradientTransformation]]
 
 def traced_by_changes(name: str, tree: Tree) -> int:
     """How often a jitted step is traced again while its rate is changed 100 times."""
-    tx, traced = inject_hyperparams(OPTIMIZERS[name].factory)(RATE), []
+    tx, traced = inject_hyperparams(supplied(OPTIMIZERS[name]))(RATE), []
     params = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree.abstract())
 
     @jax.jit

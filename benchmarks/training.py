@@ -18,6 +18,7 @@ from flax import nnx
 from jax import Array
 from numpy.typing import NDArray
 
+from adaptx import curvature
 from adaptx.registry import OPTIMIZERS
 from benchmarks.data import Dataset, Split
 
@@ -98,17 +99,34 @@ def factory_of(name: str) -> Any:
     return optax.sgd if name == BASELINE else OPTIMIZERS[name].factory
 
 
+def updates_of(
+    graph: nnx.GraphDef,
+    optimizer: optax.GradientTransformationExtraArgs,
+    params: Any,
+    state: Any,
+    batch: Split,
+    key: Array,
+) -> tuple[Any, optax.OptState, Any, Array]:
+    """Updates, state, gradients and the loss. The Hessian is given as a function, which most optimizers never call."""
+    of_params = lambda p: loss(nnx.merge(graph, p)(batch.x), batch.y)
+    value, gradients = jax.value_and_grad(of_params)(params)
+    hessian = lambda: curvature.hutchinson(of_params, params, key)
+    updates, state = optimizer.update(gradients, state, params, value=value, hessian=hessian)
+    return updates, state, gradients, value
+
+
 def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformationExtraArgs) -> jax.stages.Wrapped:
-    """`step(params, state, batch) -> (params, state, squares)`; params and state are donated.
+    """`step(params, state, batch, number) -> (params, state, squares)`; params and state are donated.
 
     Same order in and out: XLA pairs donated buffers with results by shape, in order, and swapping the two would cost
-    two full copies. `squares` holds, a row for each layer, the sums of squares of the update and of the gradient.
+    two full copies. `squares` holds, a row for each layer, the sums of squares of the update and of the gradient. The
+    step's number makes what is drawn at random differ from step to step.
     """
 
     @partial(jax.jit, donate_argnums=(0, 1))
-    def step(params: Any, state: optax.OptState, batch: Split) -> tuple[Any, optax.OptState, Array]:
-        value, gradients = jax.value_and_grad(lambda p: loss(nnx.merge(graph, p)(batch.x), batch.y))(params)
-        updates, state = optimizer.update(gradients, state, params, value=value)
+    def step(params: Any, state: optax.OptState, batch: Split, number: Any) -> tuple[Any, optax.OptState, Array]:
+        key = jax.random.fold_in(jax.random.key(0), number)
+        updates, state, gradients, _ = updates_of(graph, optimizer, params, state, batch, key)
         squares = jnp.stack([layer_squares(updates), layer_squares(gradients)], axis=1)
         return optax.apply_updates(params, updates), state, squares
 
@@ -157,8 +175,8 @@ def train(run: Run) -> Iterator[int]:
     for start, stop in pairwise(sorted({0, 1, *np.linspace(0, run.steps, STRETCHES + 1, dtype=int).tolist()})):
         squares = []
         began = time.perf_counter()
-        for _ in range(start, stop):
-            params, state, layers = step(params, state, next(batches))
+        for number in range(start, stop):
+            params, state, layers = step(params, state, next(batches), number)
             squares.append(layers)
         jax.block_until_ready(params)
         seconds = (time.perf_counter() - began) / (stop - start)

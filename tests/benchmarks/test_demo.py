@@ -366,12 +366,12 @@ def test_the_step_donates_without_copies() -> None:
     state = optimizer.init(params)
     step = training.make_step(graph, optimizer)
     batch = next(training.endless_batches(task.dataset.train, seed=0))
-    memory = step.lower(params, state, batch).compile().memory_analysis()
+    memory = step.lower(params, state, batch, 0).compile().memory_analysis()
     assert memory is not None
     assert memory.alias_size_in_bytes == training.tree_bytes((params, state))
     # Swapped, `(state, params) -> (params, state)` copies a layer of 64 x 256.
     assert memory.temp_size_in_bytes < 2 * training.tree_bytes(params) + 64 * 256 * 4 / 2
-    new_params, new_state, _ = step(params, state, batch)
+    new_params, new_state, _ = step(params, state, batch, 0)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves((params, state)))
     assert jax.tree.structure((new_params, new_state)) == jax.tree.structure((params, state))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from adaptx.core.rounding import wider
 from adaptx.registry import OPTIMIZERS, Entry
+from benchmarks.needs import supplied
 from tests.equations.references.loop import hessian_of
 
 
@@ -50,31 +51,18 @@ STAND_INS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def _finite_hessian(g: Any) -> Any:
-    dtype = jnp.finfo(g.dtype).dtype
-    return jnp.minimum(hessian_of(g), jnp.finfo(dtype).max).astype(dtype)
-
-
-def _supplied(entry: Entry) -> Callable[..., optax.GradientTransformationExtraArgs]:
-    """The factory, whose update makes what it needs beside parameters where it is not given."""
-    missing = sorted({need for needs in entry.needs for need in needs} - {"params"})
-    if not missing:
-        return entry.factory
-
-    @functools.wraps(entry.factory)
-    def factory(*args: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
-        tx = entry.factory(*args, **kwargs)
-
-        def update(grads: Any, state: Any, params: Any = None, **given: Any) -> tuple[Any, Any]:
-            made = {need: STAND_INS[need](grads, params) for need in missing if need not in given}
-            return tx.update(grads, state, params, **made, **given)
-
-        return optax.GradientTransformationExtraArgs(tx.init, update)
-
-    return factory
+    """In float32 or wider, so that a rounded gradient has a Hessian that is not rounded again."""
+    dtype = jnp.result_type(g)
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        return g  # no gradient, which the update says
+    dtype = wider(jnp.float32, jnp.finfo(dtype).dtype)
+    return jnp.minimum(hessian_of(jnp.asarray(g)).astype(dtype), jnp.finfo(dtype).max)
 
 
 CASES = [
-    Case(entry, i, _supplied(entry), kwargs) for entry in OPTIMIZERS.values() for i, kwargs in enumerate(entry.cases)
+    Case(entry, i, supplied(entry, STAND_INS), kwargs)
+    for entry in OPTIMIZERS.values()
+    for i, kwargs in enumerate(entry.cases)
 ]
 # Tier O: the default case and the one with all arguments.
 PER_OPTIMIZER = [case for case in CASES if case.index in (0, len(case.entry.cases) - 1)]

@@ -14,6 +14,7 @@ import optax
 import pytest
 
 from adaptx.registry import OPTIMIZERS, Entry
+from benchmarks.needs import supplied
 
 SIZE = 1 << 16
 LEAF = 4 * SIZE  # bytes
@@ -23,7 +24,7 @@ ELEMENTWISE = [entry for entry in OPTIMIZERS.values() if entry.reduces[0] == "el
 
 def compiled(entry: Entry, *, state_first: bool = False, donated: bool = True) -> tuple[Any, int]:
     """The memory of one compiled step of the default case on two leaves, and the bytes of parameters and state."""
-    tx = entry.factory(**entry.cases[0])
+    tx = supplied(entry)(**entry.cases[0])
 
     def step(params: Any, state: Any, grads: Any) -> Any:
         updates, state = tx.update(grads, state, params)

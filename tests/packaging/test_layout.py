@@ -16,7 +16,7 @@ FLOORS = [
     {"glossary"},  # words, and what a value of each may be: it grows by a line with each new argument
     {"core"},
     {"optimizers"},
-    {"wrappers", "precision", "sparse", "monitor", "parallel", "presets"},
+    {"wrappers", "curvature", "precision", "sparse", "monitor", "parallel", "presets"},
     {"hyperparams"},
     {"tune", "checkpoint", "interop"},
 ]

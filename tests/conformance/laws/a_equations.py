@@ -144,7 +144,9 @@ def _updates(case: Case, changes: list[dict[str, Any]]) -> list[Any]:
 def _scan(tx: Any, params: Any, grads: Any) -> Any:
     def body(carry: Any, g: Any) -> Any:
         params, state = carry
-        updates, state = tx.update(g, state, params)
+        # Where a Hessian is needed, flat to steep: beside a flat one every step is clipped, whatever the arguments.
+        hessian = jax.tree.map(lambda g: np.array([3.0, 300.0, 3000.0]) * abs(g), g)
+        updates, state = tx.update(g, state, params, hessian=hessian)
         return (optax.apply_updates(params, updates), state), updates
 
     return jax.lax.scan(body, (params, tx.init(params)), grads)[1]
@@ -159,7 +161,8 @@ def _moved(name: str, value: Any) -> Any:
         return next(choice for choice in argument.choices if choice != value)
     if isinstance(value, bool):
         return not value
-    numbers = (value + 1, value + 2) if isinstance(value, int) else (0.5, 0.25, 2.0, 4.0)
+    # An int shapes the program; a longer interval than the steps of the check would show nothing.
+    numbers = (1, value + 1) if isinstance(value, int) else (0.5, 0.25, 2.0, 4.0)
     return next(v for v in numbers if v != value and argument.test(v))
 
 

@@ -115,7 +115,9 @@ def _is_found(case: Case, tx: Any) -> None:
 def _is_injected(case: Case, tx: Any) -> None:
     """optax.inject_hyperparams with float32 values runs; with bfloat16's, decay rates say what to do instead."""
     params, grads = params_like(), _gradients(1)[0]
-    injected = optax.inject_hyperparams(case.factory, hyperparam_dtype=jnp.float32)(**case.kwargs)
+    static = [name for name in inspect.signature(case.factory).parameters if GLOSSARY[name].static]
+    injection = functools.partial(optax.inject_hyperparams, case.factory, static)
+    injected = injection(hyperparam_dtype=jnp.float32)(**case.kwargs)
     updates, after = jax.jit(injected.update)(grads, injected.init(params), params)
     assert_finite(f"{case.id}: injected", (updates, after))
     assert all(np.all(np.asarray(u) != 0) for u in jax.tree.leaves(updates)), f"{case.id}: injected, nothing moves"
@@ -125,7 +127,7 @@ def _is_injected(case: Case, tx: Any) -> None:
     numeric = {name for name, value in arguments.arguments.items() if value is not None}
     low = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
     if any(GLOSSARY[name].decay for name in numeric):
-        init = optax.inject_hyperparams(case.factory)(**case.kwargs).init
+        init = injection()(**case.kwargs).init
         fails(f"{case.id}: decay rates in bfloat16", lambda: init(low), ValueError, "hyperparam_dtype")
 
 

@@ -1,0 +1,1 @@
+"""Methods that use the Hessian's diagonal, one file a paper."""

@@ -1,0 +1,52 @@
+"""What methods that use the Hessian's diagonal share: it is refreshed in every k-th step, and asked for in no other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+
+def refreshed(old: Array, new: Array, count: Array, every: int) -> Array:
+    """The new average in the steps t = 1, 1 + every, 1 + 2 every, ..., else the old one; the count is t."""
+    return jnp.where((count - 1) % every == 0, new, old)
+
+
+def on_demand(tx: optax.GradientTransformationExtraArgs, every: int) -> optax.GradientTransformationExtraArgs:
+    """`tx`, whose `update` may be given `hessian` as a function without arguments that makes the tree: it runs only in
+    the steps in which `refreshed` takes the new average. Parameters that Optax masks are left out of the tree."""
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        hessian, count = extra.get("hessian"), getattr(state, "count", None)  # a state without one: the lift names it
+        if count is not None and hessian is not None:
+            extra["hessian"] = _left_out(updates, _asked(hessian, count, every))
+        return tx.update(updates, state, params, **extra)
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
+
+
+def _asked(hessian: Any, count: Array, every: int) -> Any:
+    """The tree, from the function if it is one and due; else of zeros, which are not used."""
+    # A module whose leaves are arrays may be callable too.
+    if not (callable(hessian) and all(leaf is hessian for leaf in jax.tree.leaves(hessian))):
+        return hessian
+    due = lambda: jax.tree.map(jnp.asarray, hessian())
+    if every == 1:
+        return due()
+    like = jax.eval_shape(due)
+    return jax.lax.cond(count % every == 0, due, lambda: jax.tree.map(jnp.zeros_like, like))
+
+
+def _left_out(updates: Any, hessian: Any) -> Any:
+    """The tree with Optax's MaskedNode where the updates have it."""
+    masked = lambda g: isinstance(g, optax.MaskedNode)
+    if not any(map(masked, jax.tree.leaves(updates, is_leaf=masked))):
+        return hessian
+    try:
+        keep = lambda g, h: g if masked(g) else h
+        return jax.tree.map(keep, updates, hessian, is_leaf=lambda g: g is None or masked(g))
+    except (ValueError, TypeError, KeyError):
+        return hessian  # trees that do not fit: the lift names the leaf
