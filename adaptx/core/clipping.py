@@ -1,24 +1,23 @@
-"""Clipping: the root mean square of one array, and an update scaled down to a largest one."""
+"""Clipping: the root mean square of one array, and what cuts a step whose root mean square is too large."""
 
-import jax
+from typing import Any
+
 import jax.numpy as jnp
 from jax import Array
 
-from adaptx.core.moments import abs_sq, safe_div, safe_sqrt
-
-
-def largest(x: Array) -> Array:
-    """The largest |x|, or 1 where all are 0: what x is divided by before it is squared. It has no derivative."""
-    top = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), initial=0)
-    return jnp.where(top == 0, jnp.ones_like(top), top)
+from adaptx.core.moments import safe_sqrt, sum_sq
 
 
 def rms(x: Array) -> Array:
-    """sqrt(mean |x|^2) of one array, 0 for an empty one; no square overflows, and none that matters underflows."""
-    top = largest(x)
-    return top * safe_sqrt(jnp.sum(abs_sq(x / top)) / max(x.size, 1))
+    """The root mean square over one array; 0 for an empty one. Huge entries count as the clamp leaves them."""
+    return safe_sqrt(sum_sq(x) / max(x.size, 1))
 
 
-def clip_rms(u: Array, threshold: Array) -> Array:
-    """u / max(1, rms(u) / threshold): scaled down to that root mean square if it is larger. NaN and Inf show."""
-    return u * jnp.minimum(1, safe_div(jnp.broadcast_to(threshold, ()), rms(u)))
+def rms_excess(x: Array, threshold: Any) -> Array:
+    """How many times the root mean square of x is the threshold; 1 where it is below."""
+    return jnp.maximum(1, rms(x) / threshold)
+
+
+def clip_rms(u: Array, threshold: Any) -> Array:
+    """u, scaled down where its root mean square is above the threshold."""
+    return u / rms_excess(u, threshold)

@@ -55,8 +55,8 @@ def _masked(g: Array, u: Array, min_mean: Any) -> Array:
     dtype = working(u, g)
     kept = (agreement(u, g) < 0).astype(real(dtype))
     share = jnp.sum(kept) / max(u.size, 1)
-    # A product and not `where`, so that a NaN shows.
-    return joined(u.astype(dtype) * kept / jnp.maximum(share, cast(min_mean, dtype)), u, None)
+    u_kept = u.astype(dtype) * kept / jnp.maximum(share, cast(min_mean, dtype))
+    return joined(u_kept + (u - u).astype(dtype), u, None)  # u - u is 0, or NaN where a NaN or Inf must show
 
 
 def agreement(a: Array, b: Array) -> Array:

@@ -9,10 +9,9 @@ import jax
 import optax
 from jax import Array
 
-from adaptx.core.clipping import largest
 from adaptx.core.combinators import grafted
 from adaptx.core.registry import Paper, checked
-from adaptx.wrappers.leaves import check_kind, joined, on_leaves, working
+from adaptx.wrappers.leaves import check_kind, joined, largest, on_leaves, working
 
 
 class GraftState(NamedTuple):

@@ -47,6 +47,12 @@ def cast(value: Any, dtype: Any) -> Array:
     return jnp.asarray(value, real(dtype))
 
 
+def largest(x: Array) -> Array:
+    """The largest |x|, or 1 where all are 0: divided by it, no square overflows. It has no derivative."""
+    top = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), initial=0)
+    return jnp.where(top == 0, jnp.ones_like(top), top)
+
+
 def joined(u: Array, g: Array, x: Any) -> Array:
     """An update, rounded once to the gradient's dtype, or to the wider of gradient and parameter."""
     return rounded(u, g.dtype if x is None else wider(g.dtype, x.dtype))

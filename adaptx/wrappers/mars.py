@@ -84,7 +84,7 @@ def mars(
             return (None, p) if g is None else _corrected(g, p, is_first, decay, correction, clip_norm)
 
         what = "previous_grads" if exact else "state field `previous`"
-        corrected, previous = on_leaves("mars", leaf, updates, {what: before}, results=2)
+        corrected, previous = on_leaves("mars", leaf, updates, {what: before}, params, results=2)
         us, inner = tx.update(corrected, state.inner, params, **extra)
         return us, MarsState(one_more(state.steps), None if exact else previous, inner)
 

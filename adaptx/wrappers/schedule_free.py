@@ -23,7 +23,7 @@ class ScheduleFreeState(NamedTuple):
     """The state of schedule_free; the parameters in training are y."""
 
     steps: Array  # t
-    b1: Array  # of which y was made
+    b1: Any  # of which y was made; None where x is there
     largest_rate: Array
     weight_sum: Array  # S, in units of the last weight
     z: Params  # the iterates of the wrapped optimizer, float32 or wider
@@ -87,7 +87,7 @@ def schedule_free(
         kept = keep_average if keep_average is not None else plain or 16 in bits
         return ScheduleFreeState(
             steps=no_steps(params),
-            b1=number(decay.value, params),
+            b1=None if kept else number(decay.value, params),
             largest_rate=number(0, params),
             weight_sum=number(0, params),
             z=first(copied, params),
@@ -112,21 +112,25 @@ def schedule_free(
         )  # a first rate of 0 has no weight, unless p is 0
         weight_sum = counts * (1 + last * state.weight_sum)
         share = safe_div(jnp.ones_like(weight_sum), weight_sum)
-        turn = jnp.where(b.value == state.b1, 0, 1 - safe_div(b.value, state.b1))  # 0 unless b1 was changed
+        turn = 0.0
+        if state.x is None:  # 0 unless b1 was changed
+            turn = jnp.where(b.value == state.b1, 0, 1 - safe_div(b.value, state.b1))
 
         def leaf(g: Any, y: Any, u: Any, z: Any, x: Any) -> Any:
             return (None, z, x) if g is None else _step(g, y, u, z, x, share, b, turn)
 
         trees = {"update of the wrapped optimizer": us, "state field `z`": state.z, "state field `x`": state.x}
         us, z, x = on_leaves("schedule_free", leaf, updates, trees, params, results=3)
-        x = x if state.x is not None else None
-        return us, ScheduleFreeState(one_more(state.steps), b.value, top, weight_sum, z, x, inner)
+        own = dict(b1=b.value, x=None) if state.x is None else dict(b1=None, x=x)
+        return us, ScheduleFreeState(
+            steps=one_more(state.steps), largest_rate=top, weight_sum=weight_sum, z=z, inner=inner, **own
+        )
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 @jax.jit
-def _step(g: Array, y: Array, u: Array, z: Array, x: Any, share: Array, b: Decay, turn: Array) -> Any:
+def _step(g: Array, y: Array, u: Array, z: Array, x: Any, share: Array, b: Decay, turn: Any) -> Any:
     """One leaf: the update of y, and the next z and x."""
     dtype, stored = working(y, u, z), z.dtype
     c, a, rest, turn = (cast(v, dtype) for v in (share, b.value, b.complement, turn))
@@ -142,26 +146,51 @@ def _step(g: Array, y: Array, u: Array, z: Array, x: Any, share: Array, b: Decay
 def schedule_free_eval_params(state: Any, params: Any) -> Any:
     """The averaged parameters x of `schedule_free`, to evaluate and to save; training goes on from `params`.
 
-    x = z + (params - z)/b1, or the x that the state keeps, in the parameters' dtypes.
+    x = z + (params - z)/b1, or the x that the state keeps, in the parameters' dtypes. Parameters that are trained
+    without it, behind a mask or in another group of a partition, are as they are.
 
     Arguments:
-        state: of `schedule_free`, or one in which there is one such state: of a chain, an injected optimizer, ...
+        state: of `schedule_free`, or one that has such a state in it: of a chain, an injected optimizer, a partition.
         params: the parameters in training.
 
     Errors:
-        ValueError: no such state or more than one; trees or shapes that do not fit.
+        ValueError: no such state, or two for one parameter; trees or shapes that do not fit.
     """
     name, is_ours = "schedule_free_eval_params", lambda s: isinstance(s, ScheduleFreeState)
     found = [s for s in jax.tree.leaves(state, is_leaf=is_ours) if is_ours(s)]
-    if len(found) != 1:
-        raise ValueError(f"{name}: the state must have one ScheduleFreeState in it, got {len(found)}")
-    (own,) = found
+    if not found:
+        raise ValueError(f"{name}: there is no ScheduleFreeState in the state")
+    ys, treedef = jax.tree.flatten(params, is_leaf=checks.is_none)
+    at, average, owned = checks.paths(params), list(ys), set()
 
-    def leaf(y: Any, _: Any, z: Any, x: Any) -> Any:
-        if y is None or x is not None:
-            return y if y is None else joined(x, y, None)
-        dtype = working(y, z)
-        z = z.astype(dtype)
-        return joined(z + (y.astype(dtype) - z) / cast(own.b1, dtype), y, None)
+    def leaves(tree: Any, field: str) -> list[Any]:
+        plain = jax.tree.leaves(tree)  # nnx.Optimizer keeps each array in a variable of its own
+        try:
+            return checks.aligned(name, params, tree, f"state field `{field}`", "params")
+        except ValueError:
+            if len(plain) != len(ys):
+                raise
+            return plain
 
-    return on_leaves(name, leaf, params, {"state field `z`": own.z, "state field `x`": own.x})
+    for s in found:
+        b1 = None if s.b1 is None else jax.tree.leaves(s.b1)[0]
+        kept = [None] * len(ys) if s.x is None else leaves(s.x, "x")
+        for i, (y, z, x) in enumerate(zip(ys, leaves(s.z, "z"), kept, strict=True)):
+            if y is None or not jax.tree.leaves(z):
+                continue
+            if i in owned:
+                raise ValueError(f"{name}: the parameter at {at[i]} is in more than one ScheduleFreeState")
+            owned.add(i)
+            (z,) = jax.tree.leaves(z)
+            checks.check_like(f"{name}: the parameter at {at[i]}", z, checks.array(y))
+            average[i] = _average(checks.array(y), z, x, b1)
+    return treedef.unflatten(average)
+
+
+@jax.jit
+def _average(y: Array, z: Array, x: Any, b1: Any) -> Array:
+    if x is not None:
+        return joined(x, y, None)
+    dtype = working(y, z)
+    z = z.astype(dtype)
+    return joined(z + (y.astype(dtype) - z) / cast(b1, dtype), y, None)

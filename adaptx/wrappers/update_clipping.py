@@ -6,6 +6,7 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax import Array
 
@@ -13,7 +14,7 @@ from adaptx.core import checks
 from adaptx.core.clipping import clip_rms
 from adaptx.core.descent import rate_at
 from adaptx.core.registry import Paper, checked
-from adaptx.wrappers.leaves import cast, check_kind, joined, no_steps, on_leaves, one_more, working
+from adaptx.wrappers.leaves import cast, check_kind, joined, largest, no_steps, on_leaves, one_more, working
 
 
 class UpdateClippingState(NamedTuple):
@@ -65,4 +66,6 @@ def update_clipping(max_rms: Any = 1.0, learning_rate: Any = 1.0) -> optax.Gradi
 @jax.jit
 def _clipped(u: Array, max_rms: Any, rate: Any) -> Array:
     dtype = working(u)
-    return joined(clip_rms(u.astype(dtype), cast(max_rms, dtype) * cast(rate, dtype)), u, None)
+    bound = jnp.maximum(cast(max_rms, dtype) * cast(rate, dtype), jnp.finfo(dtype).tiny)  # at a rate of 0, nearly 0
+    size = largest(u.astype(dtype))
+    return joined(clip_rms(u.astype(dtype) / size, bound / size) * size, u, None)

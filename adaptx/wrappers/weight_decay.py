@@ -115,8 +115,7 @@ def with_weight_decay(
 def _decayed(u: Array, x: Array, size: tuple[Any, ...], kind: str) -> Array:
     """The decay of one leaf, added to the gradient or taken from the update."""
     dtype = working(u, x)
-    x = x.astype(dtype)
-    step = functools.reduce(lambda a, b: a * b, [cast(s, dtype) for s in size]) * x
+    step = functools.reduce(lambda a, b: a * b, [cast(s, dtype) for s in size]) * x.astype(dtype)
     if kind == "cautious":
         step = step * (agreement(u, x) <= 0).astype(real(dtype))
     wide = u.astype(dtype)
@@ -130,6 +129,8 @@ def _second_moments(state: Any) -> list[Any]:
 
 def _inverse_root_mean(nus: list[Any], b2: Decay, t: Array) -> Array:
     """1 / sqrt(mean(nu) / (1 - b2^t)) over all entries; 0 while they are."""
+    if not nus:
+        return jnp.zeros(())
     width = wider(jnp.float32, *(nu.dtype for nu in nus))
     mean = tree_sum([jnp.sum(nu.astype(width)) for nu in nus], width) / max(sum(nu.size for nu in nus), 1)
     root = safe_sqrt(mean / b2.bias(t.astype(width)))
