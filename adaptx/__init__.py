@@ -14,7 +14,13 @@ from adaptx.optimizers.curvature.adahessian import adahessian, scale_by_adahessi
 from adaptx.optimizers.curvature.sophia import SophiaState, scale_by_sophia, sophia
 from adaptx.optimizers.parameter_free.dog import DoGState, dog
 from adaptx.optimizers.trust_ratio.lamb import lamb
+from adaptx.wrappers.cautious import cautious
+from adaptx.wrappers.graft import GraftState, graft
+from adaptx.wrappers.mars import MarsState, mars
 from adaptx.wrappers.momentum import MomentumState, scale_by_momentum
+from adaptx.wrappers.schedule_free import ScheduleFreeState, schedule_free, schedule_free_eval_params
+from adaptx.wrappers.update_clipping import UpdateClippingState, update_clipping
+from adaptx.wrappers.weight_decay import WeightDecayState, with_weight_decay
 from adaptx.wrappers.zero_small import zero_small
 
 __version__ = "0.1.0"
@@ -44,6 +50,13 @@ __all__ = [
     "scale_by_momentum", "MomentumState",
     # Estimates of the Hessian's diagonal
     "curvature",
+    "update_clipping", "UpdateClippingState",
+    # Around any of them
+    "schedule_free", "schedule_free_eval_params", "ScheduleFreeState",
+    "cautious",
+    "with_weight_decay", "WeightDecayState",
+    "mars", "MarsState",
+    "graft", "GraftState",
     # Tables of which a step uses few rows
     "sparse",
     # Numbers that live in the state

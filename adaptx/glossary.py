@@ -76,16 +76,21 @@ _mask = functools.partial(
 )
 _count = functools.partial(Argument, allowed="an int >= 0", test=is_count, static=True)
 _steps = functools.partial(Argument, allowed="an int >= 1", test=lambda v: is_count(v, 1), static=True)
+_transformation = functools.partial(
+    Argument,
+    allowed="an optax.GradientTransformation (what has init and update)",
+    test=lambda v: not isinstance(v, type) and all(callable(getattr(v, f, None)) for f in ("init", "update")),
+)
 
 GLOSSARY: dict[str, Argument] = {
     "learning_rate": _rate("the step size"),
-    "b1": _decay("decay of the first moment"),
+    "b1": _decay("decay of the first moment, or the share of an average in its place"),
     "b2": _decay("decay of the second moment"),
     "eps": _size("added to the root in the denominator (outside); in sophia its least value"),
     "eps_root": _size("added under the root (inside)"),
     "momentum": _decay("decay of a momentum buffer over the directions, before the rate", none="off"),
     "nesterov": _switch("look one momentum step ahead; needs momentum", needs="momentum"),
-    "weight_decay": _rate("decoupled decay, times the learning rate", none="off"),
+    "weight_decay": _rate("decoupled decay, times the learning rate (unless a `kind` says otherwise)", none="off"),
     "mask": _mask("where the decay applies; needs weight_decay", none="everywhere", needs="weight_decay"),
     "initial_accumulator": _size("the second moment's first value"),
     "lr_decay": _size("the rate at step t is divided by 1 + (t - 1) lr_decay", none="off"),
@@ -115,6 +120,23 @@ GLOSSARY: dict[str, Argument] = {
     "update_every": _steps("the Hessian is used in steps 1, 1 + update_every, 1 + 2 update_every, ... only"),
     "threshold": _size("the largest |g| that is dropped"),
     "initial_distance": _positive("the first distance, relative to 1 + the norm of the first parameters"),
+    "tx": _transformation("the optimizer, or chain of transformations, that is wrapped"),
+    "magnitude": _transformation("the optimizer whose update gives the length"),
+    "direction": _transformation("the optimizer whose update gives the direction"),
+    "weight_power": _size("power of the largest learning rate so far in a step's weight in the average"),
+    "step_power": _size("power of the step t in its weight in the average"),
+    "keep_average": _switch(
+        "keep the average in the state, a float32 copy, instead of deriving it",
+        none="where b1 is 0 or a parameter has 16 bits",
+    ),
+    "min_mean": Argument(
+        "the least share of kept entries that the others make up for", "in (0, 1]", _number(lambda v: 0 < v <= 1)
+    ),
+    "kind": _choice("how the decay enters", "decoupled", "l2", "independent", "stable", "cautious"),
+    "correction": _size("gamma: how much of the gradients' change is added, times b1 / (1 - b1)"),
+    "clip_norm": _positive("the largest norm of a tensor's corrected gradient", none="off"),
+    "exact": _switch("the gradients before are given, as `previous_grads`: this batch's at the parameters before"),
+    "max_rms": _positive("the largest root mean square of a tensor's update, before the rate"),
 }
 
 # Other libraries' names for what is called otherwise here (a hint is given where the factory has one of ours).
@@ -146,6 +168,17 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "beta2": ("b2",),
     "reps_rel": ("initial_distance",),
     "update_each": ("update_every",),
+    # wrappers elsewhere
+    "base_optimizer": ("tx",),
+    "optimizer": ("tx",),
+    "inner": ("tx",),
+    "weight_lr_power": ("weight_power",),
+    "schedule_free.r": ("step_power",),
+    "schedule_free.momentum": ("b1",),
+    "mars.gamma": ("correction",),
+    "is_approx": ("exact",),
+    "clipping_threshold": ("max_rms",),
+    "update_clipping.threshold": ("max_rms",),
 }
 
 # What every docstring says, unless it says more.

@@ -102,7 +102,8 @@ def checked(factory: Callable[P, T], paper: Paper | tuple[()] = ()) -> Callable[
             raise TypeError(f"{name}: {error}; allowed are {allowed}") from None
         given = bound.arguments
         for argument, value in given.items():
-            check_argument(name, argument, value)
+            if value is not None or defaults[argument] is not None:  # a default of None may be given too
+                check_argument(name, argument, value)
             needed = GLOSSARY[argument].needs
             off = value is defaults[argument] or (is_flag(value) and value == defaults[argument])
             if needed and not off and given.get(needed, defaults.get(needed)) is None:
