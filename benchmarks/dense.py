@@ -101,6 +101,9 @@ PAIRS: dict[str, Pair] = {
     ),
     "adamax": Pair("adamax", {}, optax.adamax, {}, "Adamax"),
     "nadam": Pair("nadam", {}, optax.nadam, {}, "NAdam"),
+    "radam": Pair("radam", {"rho_threshold": 5.0}, optax.radam, {}, "RAdam"),
+    "yogi": Pair("yogi", {"bias_correction": True}, optax.yogi, {}),
+    "adabelief": Pair("adabelief", {"eps_root": 1e-13}, optax.adabelief, {"eps_root": 1e-16}),
     "lamb": Pair("lamb", {"weight_decay": 1e-2}, optax.lamb, {"weight_decay": 1e-2}),
     "dog": Pair("dog", {}, optax.contrib.dog, {}),
 }

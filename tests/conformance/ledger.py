@@ -1,3 +1,9 @@
 """Declared exceptions: (law, case) -> reason. Each runs as a strict xfail, so one that starts to pass fails the run."""
 
-LEDGER: dict[tuple[str, str], str] = {}
+_WAITS = "the law looks at one or two steps, and this RAdam stands still until it has seen five gradients"
+
+LEDGER: dict[tuple[str, str], str] = {
+    ("D1", "radam-1"): _WAITS,
+    ("H4", "radam-1"): _WAITS,
+    ("H5", "radam-1"): _WAITS,
+}

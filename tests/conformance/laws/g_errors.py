@@ -104,12 +104,18 @@ NO_NUMBER: tuple[Any, ...] = (
 )  # fmt: skip
 OUTSIDE: dict[str, tuple[Any, ...]] = {
     "in [0, 1)": (-1e-3, 1.0, 1, 1.5, np.float32(1.0), *NO_NUMBER),
+    "in [0, 1]": (-1e-3, -1, 1.5, 2, np.float32(1.5), *NO_NUMBER),
+    "in (0, 1/2]": (0.0, 0, -1e-3, 0.6, 1, *NO_NUMBER),
+    ">= 4": (3.9, 3, 0, -5.0, *NO_NUMBER),
     ">= 0": (-1e-3, -1, np.float32(-1.0), jnp.float32(-1.0), *NO_NUMBER),
     "> 0": (0.0, 0, -1e-3, *NO_NUMBER),
     "True or False": (1, 0.0, "True", [True]),
 }
 INSIDE: dict[str, tuple[Any, ...]] = {
     "in [0, 1)": (0.0, 0.5, np.float32(0.5), jnp.float32(0.5)),
+    "in [0, 1]": (0.0, 1.0, 1, np.float32(0.5), jnp.float32(0.5)),
+    "in (0, 1/2]": (1e-3, 0.5, np.float32(0.1), jnp.float32(0.1)),
+    ">= 4": (4, 4.0, 5.5, np.float32(6.0), jnp.float32(5.0)),
     ">= 0": (0.0, 1, np.float32(0.1), jnp.float32(0.1)),
     "> 0": (1e-3, 1, jnp.float32(0.1)),
     "True or False": (True, False),
