@@ -6,12 +6,19 @@ from adaptx.optimizers.adagrad.adagrad import AdaGradState, adagrad, scale_by_ad
 from adaptx.optimizers.adagrad.adagrad_norm import AdaGradNormState, adagrad_norm, scale_by_adagrad_norm
 from adaptx.optimizers.adagrad.ftrl import FTRLState, ftrl
 from adaptx.optimizers.adagrad.rmsprop import RMSPropState, rmsprop, scale_by_rmsprop
+from adaptx.optimizers.adam.adabelief import adabelief, scale_by_adabelief
 from adaptx.optimizers.adam.adabound import adabound
 from adaptx.optimizers.adam.adam import AdamState, adam, adamw, scale_by_adam
 from adaptx.optimizers.adam.adamax import AdamaxState, adamax, scale_by_adamax
+from adaptx.optimizers.adam.adamod import AdaModState, adamod
+from adaptx.optimizers.adam.laprop import laprop, scale_by_laprop
 from adaptx.optimizers.adam.nadam import NAdamState, nadam, scale_by_nadam
 from adaptx.optimizers.curvature.adahessian import adahessian, scale_by_adahessian
 from adaptx.optimizers.curvature.sophia import SophiaState, scale_by_sophia, sophia
+from adaptx.optimizers.adam.padam import padam, scale_by_padam
+from adaptx.optimizers.adam.qhadam import qhadam, scale_by_qhadam
+from adaptx.optimizers.adam.radam import radam, scale_by_radam
+from adaptx.optimizers.adam.yogi import scale_by_yogi, yogi
 from adaptx.optimizers.parameter_free.dog import DoGState, dog
 from adaptx.optimizers.trust_ratio.lamb import lamb
 from adaptx.wrappers.cautious import cautious
@@ -37,7 +44,14 @@ __all__ = [
     "adam", "adamw", "scale_by_adam", "AdamState",
     "adamax", "scale_by_adamax", "AdamaxState",
     "nadam", "scale_by_nadam", "NAdamState",
+    "radam", "scale_by_radam",
+    "yogi", "scale_by_yogi",
+    "adabelief", "scale_by_adabelief",
+    "padam", "scale_by_padam",
+    "qhadam", "scale_by_qhadam",
+    "laprop", "scale_by_laprop",
     "adabound",
+    "adamod", "AdaModState",
     # Trust ratio
     "lamb",
     # Curvature: the Hessian's diagonal

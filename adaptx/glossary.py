@@ -62,6 +62,7 @@ _at_least_0, _above_0 = _number(lambda v: v >= 0), _number(lambda v: v > 0)
 _size = functools.partial(Argument, allowed=">= 0", test=_at_least_0)
 _positive = functools.partial(Argument, allowed="> 0", test=_above_0)
 _decay = functools.partial(Argument, allowed="in [0, 1)", test=_number(lambda v: 0 <= v < 1), decay=True)
+_part = functools.partial(Argument, allowed="in [0, 1]", test=_number(lambda v: 0 <= v <= 1))
 _rate = functools.partial(
     Argument,
     allowed="a number, array or schedule >= 0",
@@ -87,6 +88,8 @@ GLOSSARY: dict[str, Argument] = {
     "b1": _decay("decay of the first moment, or the share of an average in its place"),
     "b2": _decay("decay of the second moment"),
     "eps": _size("added to the root in the denominator (outside); in sophia its least value"),
+    "b3": _decay("decay of the third average, beside the two moments"),
+    "eps": _size("added to the root in the denominator (outside)"),
     "eps_root": _size("added under the root (inside)"),
     "momentum": _decay("decay of a momentum buffer over the directions, before the rate", none="off"),
     "nesterov": _switch("look one momentum step ahead; needs momentum", needs="momentum"),
@@ -99,8 +102,17 @@ GLOSSARY: dict[str, Argument] = {
     "beta": _size("added to the root of the sum: the larger, the smaller the first steps"),
     "max_norm": _positive("a row that a step leaves longer is cut to this norm", none="off"),
     "centered": _switch("subtract the squared mean from the second moment (a variance, clamped at 0)"),
-    "bias_correction": _switch("divide the moments by 1 - b2^t, for their zero start"),
+    "bias_correction": _switch("divide each moment by 1 - b^t of its decay b, for its zero start"),
     "amsgrad": _switch("divide by the largest second moment so far"),
+    "partial": Argument(
+        "p: the second moment to this power is the denominator", "in (0, 1/2]", _number(lambda v: 0 < v <= 0.5)
+    ),
+    "nu1": _part("the part of the first moment beside the newest gradient"),
+    "nu2": _part("the part of the second moment beside the newest squared gradient"),
+    "rho_threshold": Argument(
+        "the number of gradients in the second moment above which it is used", ">= 4", _number(lambda v: v >= 4)
+    ),
+    "degenerated_to_sgd": _switch("before that, step along the first moment instead of not at all"),
     "momentum_decay": _size("psi in the momentum schedule b1 (1 - 0.96^(t psi) / 2)", none="constant b1"),
     "final_learning_rate": _rate("the SGD rate that both bounds tend to"),
     "gamma": _positive("how fast the bounds close; in sophia, what the average of the Hessian is multiplied by"),
@@ -153,6 +165,8 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "initial_accumulator_value": ("initial_accumulator",),  # Keras's too
     "initial_scale": ("initial_accumulator",),
     "eps_in_sqrt": ("eps_root", "eps"),
+    "radam.threshold": ("rho_threshold",),
+    "scale_by_radam.threshold": ("rho_threshold",),
     # torch and Keras
     "lr": ("learning_rate",),
     "betas": ("b1", "b2"),
@@ -179,6 +193,9 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "is_approx": ("exact",),
     "clipping_threshold": ("max_rms",),
     "update_clipping.threshold": ("max_rms",),
+    "beta3": ("b3",),
+    "nus": ("nu1", "nu2"),
+    "degenerate_to_sgd": ("degenerated_to_sgd",),
 }
 
 # What every docstring says, unless it says more.

@@ -64,6 +64,30 @@ def adabound(g: Any, x: Any, k: Any) -> Any:
     return -np.clip(rate, *bounds) * (1 - k.b1) * g - k.learning_rate * (k.weight_decay or 0) * x
 
 
+def radam(g: Any, x: Any, k: Any) -> Any:
+    return decayed(g if k.degenerated_to_sgd else 0 * g, x, k)
+
+
+def yogi(g: Any, x: Any, k: Any) -> Any:
+    v = k.initial_accumulator + (1 - k.b2) * np.sign(g**2 - k.initial_accumulator) * g**2
+    of_m, of_v = (1, 1 - k.b2) if k.bias_correction else (1 - k.b1, 1)
+    return decayed(of_m * g / (sqrt(v / of_v + k.eps_root) + k.eps), x, k)
+
+
+def adabelief(g: Any, x: Any, k: Any) -> Any:
+    return decayed(g / (sqrt((k.b1 * g) ** 2 + k.eps_root) + k.eps), x, k)
+
+
+def padam(g: Any, x: Any, k: Any) -> Any:
+    of_m, of_v = (1, 1) if k.bias_correction else (1 - k.b1, 1 - k.b2)
+    return decayed(of_m * g / (sqrt(of_v * g**2 + k.eps_root) + k.eps) ** (2 * k.partial), x, k)
+
+
+def adamod(g: Any, x: Any, k: Any) -> Any:
+    eta = (1 - k.b3) * k.learning_rate / (sqrt(g**2 + k.eps_root) + k.eps)
+    return -eta * g - k.learning_rate * (k.weight_decay or 0) * x
+
+
 def adagrad_norm(g: Any, x: Any, k: Any) -> Any:
     return decayed(g / (sqrt(k.initial_accumulator + norm(g) ** 2 + k.eps_root) + k.eps), x, k)
 
@@ -96,6 +120,13 @@ FIRST_STEPS: Mapping[str, First] = {
     "adamax": adamax,
     "nadam": nadam,
     "adabound": adabound,
+    "radam": radam,
+    "yogi": yogi,
+    "adabelief": adabelief,
+    "padam": padam,
+    "qhadam": adam,
+    "laprop": adam,
+    "adamod": adamod,
     "lamb": lamb,
     "dog": dog,
     "ftrl": ftrl,

@@ -118,7 +118,7 @@ def first_step_in_closed_form(case: Case) -> None:
 
 
 def _updates(case: Case, changes: list[dict[str, Any]]) -> list[Any]:
-    """The float64 updates of five steps under each change of the arguments, from one compilation; None if rejected."""
+    """The float64 updates of eight steps under each change of the arguments, from one compilation; None if rejected."""
     txs: list[Any] = []
     for change in changes:
         try:
@@ -135,9 +135,10 @@ def _updates(case: Case, changes: list[dict[str, Any]]) -> list[Any]:
         rng = np.random.default_rng(3)
         # From the second step on small, so that second moments fall, which amsgrad is for; of several sizes, so that
         # bounds on the step hold for some entries and not for others.
-        sizes = np.array([[1], [0.01], [0.01], [0.01], [0.01]]) * np.array([[0.3, 1, 30]])
+        # Eight steps, since RAdam uses its second moment from the fifth or sixth on.
+        sizes = np.array([[1], *[[0.01]] * 7]) * np.array([[0.3, 1, 30]])
         params = {key: jnp.asarray(draw(3)) for key in "ab"}
-        grads = {key: jnp.asarray(draw(5, 3) * sizes) for key in "ab"}
+        grads = {key: jnp.asarray(draw(8, 3) * sizes) for key in "ab"}
         return jax.tree.map(np.asarray, all_of_them(params, grads))
 
 

@@ -76,6 +76,9 @@ FORGETFUL = dict(b2=1 / (1 + C**2))
 ENDS = {
     "adam": [(dict(b1=0.0, **FORGETFUL), 1), (dict(b1=0.0, **FORGETFUL, amsgrad=True), -1)],
     "rmsprop": [(FORGETFUL, 1)],
+    # RAdam never uses an average as short as this one; Yogi's second moment falls by small gradients only as slowly.
+    "radam": [(dict(b1=0.0, **FORGETFUL), -1)],
+    "yogi": [(dict(b1=0.0, **FORGETFUL), -1)],
     "adagrad": [({}, -1)],
     "adagrad_norm": [({}, -1)],
 }

@@ -74,3 +74,114 @@ def adabound(
         upper = final_learning_rate * (1 + 1 / (gamma * t))
         update = -np.clip(eta, lower, upper) * m - learning_rate * weight_decay * x
         yield update, {"mu": m, "nu": v, "nu_max": v_max}
+
+
+def radam(
+    steps: Steps, learning_rate: Any, b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8, eps_root: Any = 0.0,
+    rho_threshold: Any = 4, degenerated_to_sgd: bool = True, weight_decay: Any = 0.0,
+) -> Yields:  # fmt: skip
+    """Liu et al. 2019, algorithm 2, with l_t = 1 / (sqrt(v_hat) + eps). rho_t is (section 4.2) the length of the simple
+    average whose centre is as old as that of v: its closed form cancels at b2 near 1, where 1e-12 is asked.
+    """
+    m, v, rho_inf = 0, 0, 2 / (1 - b2) - 1
+    for t, x, g in steps:
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * abs(g) ** 2
+        ages = np.arange(1, t + 1)
+        rho = 2 * np.average(ages, weights=b2 ** (ages - 1)) - 1
+        u = m / (1 - b1**t)
+        if rho > rho_threshold:
+            r = sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
+            u = u * r / (sqrt(v / (1 - b2**t) + eps_root) + eps)
+        elif not degenerated_to_sgd:
+            u = 0 * u
+        yield -learning_rate * (u + weight_decay * x), {"mu": m, "nu": v}
+
+
+def yogi(
+    steps: Steps, learning_rate: Any, b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-3, eps_root: Any = 0.0,
+    initial_accumulator: Any = 1e-6, bias_correction: bool = False, weight_decay: Any = 0.0,
+) -> Yields:  # fmt: skip
+    """Zaheer et al. 2018, algorithm 2; with the correction of the code in TensorFlow Addons, as in Adam."""
+    m, v = 0, initial_accumulator
+    for t, x, g in steps:
+        m = b1 * m + (1 - b1) * g
+        v = v - (1 - b2) * np.sign(v - abs(g) ** 2) * abs(g) ** 2
+        m_hat, v_hat = (m / (1 - b1**t), v / (1 - b2**t)) if bias_correction else (m, v)
+        u = m_hat / (sqrt(v_hat + eps_root) + eps)
+        yield -learning_rate * (u + weight_decay * x), {"mu": m, "nu": v}
+
+
+def adabelief(
+    steps: Steps, learning_rate: Any, b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-16, eps_root: Any = 1e-13,
+    weight_decay: Any = 0.0,
+) -> Yields:  # fmt: skip
+    """Zhuang et al. 2020, algorithm 2: s_t with an epsilon in every step, here eps_root (1 - b2), bias corrected.
+
+    `nu` is s without its epsilons.
+    """
+    m, s, variance = 0, 0, 0
+    for t, x, g in steps:
+        m = b1 * m + (1 - b1) * g
+        s = b2 * s + (1 - b2) * abs(g - m) ** 2 + eps_root * (1 - b2)
+        variance = b2 * variance + (1 - b2) * abs(g - m) ** 2
+        u = m / (1 - b1**t) / (sqrt(s / (1 - b2**t)) + eps)
+        yield -learning_rate * (u + weight_decay * x), {"mu": m, "nu": variance}
+
+
+def padam(
+    steps: Steps, learning_rate: Any, b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8, eps_root: Any = 0.0,
+    partial: Any = 0.125, bias_correction: bool = False, weight_decay: Any = 0.0,
+) -> Yields:  # fmt: skip
+    """Chen et al. 2018, algorithm 1: v_hat^p, with the authors' eps at the root; corrected as AMSGrad above."""
+    m, v, v_hat = 0, 0, 0
+    for t, x, g in steps:
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * abs(g) ** 2
+        v_hat = maximum(v_hat, v)
+        of_m, of_v = (1 - b1**t, 1 - b2**t) if bias_correction else (1, 1)
+        u = m / of_m / (sqrt(v_hat / of_v + eps_root) + eps) ** (2 * partial)
+        yield -learning_rate * (u + weight_decay * x), {"mu": m, "nu": v, "nu_max": v_hat}
+
+
+def qhadam(
+    steps: Steps, learning_rate: Any, b1: Any = 0.995, b2: Any = 0.999, eps: Any = 1e-8, eps_root: Any = 0.0,
+    nu1: Any = 0.7, nu2: Any = 1.0, weight_decay: Any = 0.0,
+) -> Yields:  # fmt: skip
+    """Ma, Yarats 2018, section 4: g' and s' are corrected averages, mixed with the newest gradient."""
+    g_sum, s_sum = 0, 0
+    for t, x, g in steps:
+        g_sum = b1 * g_sum + (1 - b1) * g
+        s_sum = b2 * s_sum + (1 - b2) * abs(g) ** 2
+        g_prime, s_prime = g_sum / (1 - b1**t), s_sum / (1 - b2**t)
+        root = sqrt((1 - nu2) * abs(g) ** 2 + nu2 * s_prime + eps_root)
+        u = ((1 - nu1) * g + nu1 * g_prime) / (root + eps)
+        yield -learning_rate * (u + weight_decay * x), {"mu": g_sum, "nu": s_sum}
+
+
+def laprop(
+    steps: Steps, learning_rate: Any, b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-15, eps_root: Any = 0.0,
+    weight_decay: Any = 0.0,
+) -> Yields:  # fmt: skip
+    """Ziyin, Wang, Ueda 2020, algorithm 1, with c_n and c_m the weights of both averages."""
+    n, m, c_n, c_m = 0, 0, 0, 0
+    for _, x, g in steps:
+        c_n, c_m = b2 * c_n + (1 - b2), b1 * c_m + (1 - b1)
+        n = b2 * n + (1 - b2) * abs(g) ** 2
+        m = b1 * m + (1 - b1) * g / (sqrt(n / c_n + eps_root) + eps)
+        yield -learning_rate * (m / c_m + weight_decay * x), {"mu": m, "nu": n}
+
+
+def adamod(
+    steps: Steps, learning_rate: Any, b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8, eps_root: Any = 0.0,
+    b3: Any = 0.999, weight_decay: Any = 0.0,
+) -> Yields:  # fmt: skip
+    """Ding et al. 2019, algorithm 1: eta_hat = min(eta, s), with s_0 = 0 not corrected."""
+    m, v, s = 0, 0, 0
+    for t, x, g in steps:
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * abs(g) ** 2
+        eta = learning_rate / (sqrt(v / (1 - b2**t) + eps_root) + eps)
+        s = b3 * s + (1 - b3) * eta
+        update = -np.minimum(eta, s) * m / (1 - b1**t) - learning_rate * weight_decay * x
+        yield update, {"mu": m, "nu": v, "rates": s}
