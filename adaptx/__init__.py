@@ -13,12 +13,12 @@ from adaptx.optimizers.adam.adamax import AdamaxState, adamax, scale_by_adamax
 from adaptx.optimizers.adam.adamod import AdaModState, adamod
 from adaptx.optimizers.adam.laprop import laprop, scale_by_laprop
 from adaptx.optimizers.adam.nadam import NAdamState, nadam, scale_by_nadam
-from adaptx.optimizers.curvature.adahessian import adahessian, scale_by_adahessian
-from adaptx.optimizers.curvature.sophia import SophiaState, scale_by_sophia, sophia
 from adaptx.optimizers.adam.padam import padam, scale_by_padam
 from adaptx.optimizers.adam.qhadam import qhadam, scale_by_qhadam
 from adaptx.optimizers.adam.radam import radam, scale_by_radam
 from adaptx.optimizers.adam.yogi import scale_by_yogi, yogi
+from adaptx.optimizers.curvature.adahessian import adahessian, scale_by_adahessian
+from adaptx.optimizers.curvature.sophia import SophiaState, scale_by_sophia, sophia
 from adaptx.optimizers.parameter_free.dog import DoGState, dog
 from adaptx.optimizers.trust_ratio.lamb import lamb
 from adaptx.wrappers.cautious import cautious

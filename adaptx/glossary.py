@@ -89,7 +89,6 @@ GLOSSARY: dict[str, Argument] = {
     "b2": _decay("decay of the second moment"),
     "eps": _size("added to the root in the denominator (outside); in sophia its least value"),
     "b3": _decay("decay of the third average, beside the two moments"),
-    "eps": _size("added to the root in the denominator (outside)"),
     "eps_root": _size("added under the root (inside)"),
     "momentum": _decay("decay of a momentum buffer over the directions, before the rate", none="off"),
     "nesterov": _switch("look one momentum step ahead; needs momentum", needs="momentum"),
@@ -126,9 +125,7 @@ GLOSSARY: dict[str, Argument] = {
         needs="weight_decay",
     ),
     "seed": _count("rounds the rows of bfloat16 tables up or down at random, with the right mean", none="to nearest"),
-    "hessian_power": Argument(
-        "the root is raised to it: 1 is Newton's step, 0 the gradient's", "in [0, 1]", _number(lambda v: 0 <= v <= 1)
-    ),
+    "hessian_power": _part("the root is raised to it: 1 is Newton's step, 0 the gradient's"),
     "update_every": _steps("the Hessian is used in steps 1, 1 + update_every, 1 + 2 update_every, ... only"),
     "threshold": _size("the largest |g| that is dropped"),
     "initial_distance": _positive("the first distance, relative to 1 + the norm of the first parameters"),

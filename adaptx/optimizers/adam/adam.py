@@ -13,7 +13,7 @@ from adaptx.core.descent import Descent
 from adaptx.core.lift import lift
 from adaptx.core.moments import Clock, Decay, abs_sq, debias, divide, ema, safe_sqrt
 from adaptx.core.registry import Paper, checked, optimizer
-from adaptx.core.rule import Params, Rule, filled, zeros
+from adaptx.core.rule import Params, Rule, Slot, real_zeros, zeros
 
 
 class AdamState(NamedTuple):
@@ -32,14 +32,19 @@ def adam_rule(
     eps_root: Any,
     amsgrad: bool = False,
     *,
-    bias_correction: bool = True,
-    initial_accumulator: Any = 0.0,
+    debias_mu: bool = True,
+    debias_nu: str | None = "after",
+    nu: Slot = real_zeros,
     second: Callable[[Array, AdamState], Array] | None = None,
     direction: Callable[[Array, Array, Array, Clock], Array] | None = None,
     shared: Callable[[AdamState, Clock], Any] | None = None,
 ) -> Rule:
-    """Adam's equations on one array, with the two lines in which its kin differ.
+    """Adam's equations on one array, with the lines in which its kin and the frameworks differ.
 
+    debias_mu: whether m is corrected for its zero start.
+    debias_nu: where v is: "after" AMSGrad's maximum, "before" it (Optax), "outside" of root and eps (Keras; the paper's
+        eps-hat), or nowhere: None (AMSGrad's paper).
+    nu: how v starts.
     second(g, s) -> v: the new second moment, where it is not the average of |g|^2.
     direction(g, m, v, t) -> u: what is made of the corrected moments, where it is not m / (sqrt(v + eps_root) + eps).
     shared: what `direction` has as t.shared, the same on every leaf.
@@ -49,19 +54,23 @@ def adam_rule(
     def step(g: Array, s: AdamState, x: Any, t: Clock) -> tuple[Array, AdamState]:
         m = ema(s.mu, g, b1)
         v = ema(s.nu, abs_sq(g), b2) if second is None else second(g, s)
-        v_max = jnp.maximum(s.nu_max, v) if amsgrad else None
-        m_hat, v_hat = m, v if v_max is None else v_max
-        if bias_correction:
-            m_hat, v_hat = debias(m_hat, b1, t), debias(v_hat, b2, t)
+        m_hat = debias(m, b1, t) if debias_mu else m
+        v_hat = debias(v, b2, t) if debias_nu == "before" else v
+        v_max = jnp.maximum(s.nu_max, v_hat) if amsgrad else None
+        v_hat = v_hat if v_max is None else v_max
+        if debias_nu == "after":
+            v_hat = debias(v_hat, b2, t)
+        elif debias_nu == "outside":
+            m_hat = m_hat * jnp.sqrt(t.bias(b2))
         if direction is None:
             u = divide(m_hat, safe_sqrt(v_hat + eps_root), eps)
         else:
             u = direction(g, m_hat, v_hat, t)
         return u, s._replace(mu=m, nu=v, nu_max=v_max)
 
-    nu = filled(initial_accumulator)
     slots = dict(mu=zeros, nu=nu, nu_max=nu if amsgrad else None)
-    return Rule(AdamState, step, slots, decays=(b1, b2) if bias_correction else (), shared=shared)
+    decays = (*[b1] * debias_mu, *[b2] * (debias_nu is not None))
+    return Rule(AdamState, step, slots, decays=decays, shared=shared)
 
 
 @checked

@@ -25,7 +25,10 @@ def padam_rule(b1: Any, b2: Any, eps: Any, eps_root: Any, partial: Any, bias_cor
         power = jnp.where(root == 0, 1, root) ** (2 * partial)
         return safe_div(m, jnp.where(root == 0, 0, power))
 
-    return adam_rule(b1, b2, eps, eps_root, amsgrad=True, bias_correction=bias_correction, direction=direction)
+    debias_nu = "after" if bias_correction else None
+    return adam_rule(
+        b1, b2, eps, eps_root, amsgrad=True, debias_mu=bias_correction, debias_nu=debias_nu, direction=direction
+    )
 
 
 @checked

@@ -12,7 +12,7 @@ from adaptx.core.descent import Descent
 from adaptx.core.lift import lift
 from adaptx.core.moments import Decay, abs_sq
 from adaptx.core.registry import Paper, checked, optimizer
-from adaptx.core.rule import Rule
+from adaptx.core.rule import Rule, filled
 from adaptx.optimizers.adam.adam import AdamState, adam_rule
 
 
@@ -29,8 +29,9 @@ def yogi_rule(b1: Any, b2: Any, eps: Any, eps_root: Any, initial_accumulator: An
         b2,
         eps,
         eps_root,
-        bias_correction=bias_correction,
-        initial_accumulator=initial_accumulator,
+        debias_mu=bias_correction,
+        debias_nu="after" if bias_correction else None,
+        nu=filled(initial_accumulator),
         second=second,
     )
 

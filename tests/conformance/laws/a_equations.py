@@ -77,7 +77,10 @@ def _arguments(case: Case, **changes: Any) -> dict[str, Any]:
 
 
 def _decay_rates(case: Case) -> list[str]:
-    return [k for k, v in _arguments(case).items() if GLOSSARY[k].decay and isinstance(v, float)]
+    """Those that may be set: not what needs another argument that is off."""
+    given = _arguments(case)
+    off = lambda k: GLOSSARY[k].needs and given[GLOSSARY[k].needs] is None
+    return [k for k, v in given.items() if GLOSSARY[k].decay and isinstance(v, float) and not off(k)]
 
 
 def _plain_bias_correction(case: Case) -> Case:
@@ -133,12 +136,15 @@ def _updates(case: Case, changes: list[dict[str, Any]]) -> list[Any]:
     with x64():
         draw = lambda *shape: rng.uniform(0.5, 1.5, shape) * rng.choice([-1, 1], shape)
         rng = np.random.default_rng(3)
-        # From the second step on small, so that second moments fall, which amsgrad is for; of several sizes, so that
-        # bounds on the step hold for some entries and not for others.
-        # Eight steps, since RAdam uses its second moment from the fifth or sixth on.
-        sizes = np.array([[1], *[[0.01]] * 7]) * np.array([[0.3, 1, 30]])
-        params = {key: jnp.asarray(draw(3)) for key in "ab"}
-        grads = {key: jnp.asarray(draw(8, 3) * sizes) for key in "ab"}
+        # From the second step on small, so that second moments fall, which amsgrad is for; in the last one large again,
+        # which clipping is for, and which turns the sign of short averages. Eight, since RAdam uses its second moment
+        # from the fifth or sixth on. Of several sizes, so that bounds hold for some entries and not for others.
+        sizes = np.array([1, *[0.01] * 6, 3])[:, None] * np.array([0.3, 1, 30])
+        # A vector, and an array whose last two axes are not its largest.
+        shapes, spread = {"a": (3,), "b": (3, 2, 3)}, {"a": 1, "b": 0.2}
+        params = {k: jnp.asarray(draw(*shape) * spread[k]) for k, shape in shapes.items()}
+        scaled = lambda *shape: draw(8, *shape) * sizes.reshape(8, *[1] * (len(shape) - 1), 3)
+        grads = {k: jnp.asarray(scaled(*shape)) for k, shape in shapes.items()}
         return jax.tree.map(np.asarray, all_of_them(params, grads))
 
 
@@ -146,7 +152,7 @@ def _scan(tx: Any, params: Any, grads: Any) -> Any:
     def body(carry: Any, g: Any) -> Any:
         params, state = carry
         # Where a Hessian is needed, flat to steep: beside a flat one every step is clipped, whatever the arguments.
-        hessian = jax.tree.map(lambda g: np.array([3.0, 300.0, 3000.0]) * abs(g), g)
+        hessian = jax.tree.map(lambda g: jnp.broadcast_to(np.array([3.0, 300.0, 3000.0]), g.shape) * abs(g), g)
         updates, state = tx.update(g, state, params, hessian=hessian)
         return (optax.apply_updates(params, updates), state), updates
 
@@ -163,7 +169,7 @@ def _moved(name: str, value: Any) -> Any:
     if isinstance(value, bool):
         return not value
     # An int shapes the program; a longer interval than the steps of the check would show nothing.
-    numbers = (1, value + 1) if isinstance(value, int) else (0.5, 0.25, 2.0, 4.0)
+    numbers = (1, value + 1) if isinstance(value, int) else (0.5, 0.25, 4.0, 2.0, 0, 1, 2)
     return next(v for v in numbers if v != value and argument.test(v))
 
 
