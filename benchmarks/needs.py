@@ -18,21 +18,24 @@ STAND_INS: Mapping[str, Callable[[Any, Any], Any]] = {
 
 
 def supplied(
-    entry: Entry, stand_ins: Mapping[str, Callable[[Any, Any], Any]] = STAND_INS
+    entry: Entry,
+    stand_ins: Mapping[str, Callable[[Any, Any], Any]] = STAND_INS,
+    factory: Callable[..., optax.GradientTransformationExtraArgs] | None = None,
 ) -> Callable[..., optax.GradientTransformationExtraArgs]:
-    """The factory, whose update makes what it needs beside parameters where it is not given."""
+    """The factory (or the direction's), whose update makes what it needs beside parameters where it is not given."""
+    make = factory or entry.factory
     missing = sorted({need for needs in entry.needs for need in needs} - {"params"})
     if not missing:
-        return entry.factory
+        return make
 
-    @functools.wraps(entry.factory)
-    def factory(*args: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
-        tx = entry.factory(*args, **kwargs)
+    @functools.wraps(make)
+    def made(*args: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
+        tx = make(*args, **kwargs)
 
         def update(updates: Any, state: Any, params: Any = None, **given: Any) -> tuple[Any, Any]:
-            made = {need: stand_ins[need](updates, params) for need in missing if need not in given}
-            return tx.update(updates, state, params, **made, **given)
+            stands = {need: stand_ins[need](updates, params) for need in missing if need not in given}
+            return tx.update(updates, state, params, **stands, **given)
 
         return optax.GradientTransformationExtraArgs(tx.init, update)
 
-    return factory
+    return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,7 +13,8 @@ import optax
 import pytest
 
 import adaptx
-from tests.conformance.cases import CASES, Case
+from benchmarks.needs import supplied
+from tests.conformance.cases import CASES, STAND_INS, Case
 from tests.conftest import x64
 
 STEPS = 6
@@ -187,11 +189,11 @@ WITH_DIRECTION = [c for c in CASES if c.entry.direction is not None and not {"l1
 def test_the_ready_optimizer_is_its_direction_then_the_descent(case: Case) -> None:
     """scale_by_x, then decay, then -rate, as one chains them by hand."""
     own = {"learning_rate", "weight_decay", "mask"}
-    direction = case.entry.direction
-    assert direction is not None
+    default = getattr(inspect.signature(case.factory).parameters.get("weight_decay"), "default", None)
+    direction = supplied(case.entry, STAND_INS, case.entry.direction)
     chained = optax.chain(
         direction(**{k: v for k, v in case.kwargs.items() if k not in own}),
-        optax.add_decayed_weights(case.kwargs.get("weight_decay") or 0.0),
+        optax.add_decayed_weights(case.kwargs.get("weight_decay", default) or 0.0),
         optax.scale(-case.kwargs["learning_rate"]),
     )
     rng = np.random.default_rng(8)
