@@ -107,9 +107,7 @@ def schedule_free(
         p, r = cast(weight_power, width), cast(step_power, width)
         # In units of the last weight the sum of equal ones is exact, and small rates to a power do not vanish.
         last = safe_div(t - 1, t) ** r * safe_div(state.largest_rate, top) ** p
-        counts = (
-            jnp.where(top == 0, jnp.zeros_like(top), jnp.ones_like(top)) ** p
-        )  # a first rate of 0 has no weight, unless p is 0
+        counts = jnp.where(top == 0, jnp.zeros_like(top), jnp.ones_like(top)) ** p  # a rate of 0 does not, unless p = 0
         weight_sum = counts * (1 + last * state.weight_sum)
         share = safe_div(jnp.ones_like(weight_sum), weight_sum)
         turn = 0.0

@@ -54,9 +54,10 @@ def with_weight_decay(
     library's optimizers, of torch's AdamW, of Optax's adamw, of every Keras optimizer, DECOUPLED in Meta's Shampoo.
     "l2" is the gradient of a penalty weight_decay/2 |x|^2: `weight_decay` of torch's SGD, Adam, Adagrad, RMSprop, ...,
     `optax.add_decayed_weights` at the head of a chain, L2 in Meta's Shampoo. An adaptive method divides it by the root
-    of the second moment, so weights with large gradients decay less.
-    "independent" is the paper's own form, with its schedule multiplier as a schedule here; Optax's adafactor has it,
-    and INDEPENDENT in Meta's Shampoo. Their CORRECTED is "decoupled" with the schedule weight_decay*rate/largest rate.
+    of the second moment, so weights with large gradients decay less. The sum has the gradient's dtype.
+    "independent" is the paper's own form, whose schedule multiplier is a schedule here; Optax's adafactor has it. With
+    the schedule weight_decay*rate/peak rate it is INDEPENDENT in Meta's Shampoo, and "decoupled" with that schedule
+    (Defazio 2025, https://arxiv.org/abs/2506.02285) is their CORRECTED.
     "stable" (Xie, Sato, Sugiyama 2020, https://arxiv.org/abs/2011.11152) is AdamS with `adaptx.adam(rate)` inside. The
     mean is over all entries of the tree of `nu` in the wrapped state, after the step; b2 is the wrapped optimizer's,
     and 0.0 says that its nu is not an average from zero. The authors' default takes AMSGrad's maximum instead. Nothing

@@ -87,6 +87,9 @@ def test_a_warm_up_from_0_has_no_weight() -> None:
     z2, z3 = 1 - 0.1, 1 - 0.3
     expected = (0.1**2 * z2 + 0.2**2 * z3) / (0.1**2 + 0.2**2)
     np.testing.assert_allclose(adaptx.schedule_free_eval_params(state, params), [expected], rtol=1e-6)
+    params, state = steps(adaptx.schedule_free(SGD, rate), jnp.ones(1), [jnp.ones(1)])  # SGD moves all the same
+    np.testing.assert_allclose(adaptx.schedule_free_eval_params(state, params), [1], rtol=1e-6)
+    np.testing.assert_allclose(state.z, [0.9], rtol=1e-6)
 
 
 @pytest.mark.parametrize(("rate", "at"), [(1e-3, 10**7), (1e-25, 10)])
