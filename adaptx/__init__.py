@@ -8,8 +8,20 @@ from adaptx.optimizers.adagrad.ftrl import FTRLState, ftrl
 from adaptx.optimizers.adagrad.rmsprop import RMSPropState, rmsprop, scale_by_rmsprop
 from adaptx.optimizers.adam.adabound import adabound
 from adaptx.optimizers.adam.adam import AdamState, adam, adamw, scale_by_adam
+from adaptx.optimizers.adam.adam_atan2 import adam_atan2, scale_by_adam_atan2
 from adaptx.optimizers.adam.adamax import AdamaxState, adamax, scale_by_adamax
+from adaptx.optimizers.adam.adan import AdanState, adan, scale_by_adan
+from adaptx.optimizers.adam.ademamix import (
+    AdEMAMixState,
+    ademamix,
+    scale_by_ademamix,
+    scale_by_simplified_ademamix,
+    simplified_ademamix,
+)
+from adaptx.optimizers.adam.adopt import adopt, scale_by_adopt
 from adaptx.optimizers.adam.nadam import NAdamState, nadam, scale_by_nadam
+from adaptx.optimizers.adam.novograd import NovoGradState, novograd, scale_by_novograd
+from adaptx.optimizers.adam.stable_adamw import scale_by_stable_adamw, stable_adamw
 from adaptx.optimizers.parameter_free.dog import DoGState, dog
 from adaptx.optimizers.trust_ratio.lamb import lamb
 from adaptx.wrappers.zero_small import zero_small
@@ -29,6 +41,13 @@ __all__ = [
     "adamax", "scale_by_adamax", "AdamaxState",
     "nadam", "scale_by_nadam", "NAdamState",
     "adabound",
+    "stable_adamw", "scale_by_stable_adamw",
+    "adam_atan2", "scale_by_adam_atan2",
+    "adan", "scale_by_adan", "AdanState",
+    "adopt", "scale_by_adopt",
+    "ademamix", "scale_by_ademamix", "AdEMAMixState",
+    "simplified_ademamix", "scale_by_simplified_ademamix",
+    "novograd", "scale_by_novograd", "NovoGradState",
     # Trust ratio
     "lamb",
     # Parameter-free

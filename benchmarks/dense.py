@@ -101,6 +101,16 @@ PAIRS: dict[str, Pair] = {
     ),
     "adamax": Pair("adamax", {}, optax.adamax, {}, "Adamax"),
     "nadam": Pair("nadam", {}, optax.nadam, {}, "NAdam"),
+    "adan": Pair("adan", {}, optax.adan, {"eps_root": 0.0}),
+    "adopt": Pair("adopt", {}, optax.contrib.adopt, {}),
+    "ademamix": Pair("ademamix", {}, optax.contrib.ademamix, {}),
+    "simplified_ademamix": Pair("simplified_ademamix", {}, optax.contrib.simplified_ademamix, {}),
+    "novograd": Pair(
+        "novograd",
+        {"inner_decay": 1e-3},
+        optax.novograd,
+        {"b1": 0.95, "b2": 0.98, "eps": 1e-8, "weight_decay": 1e-3},
+    ),
     "lamb": Pair("lamb", {"weight_decay": 1e-2}, optax.lamb, {"weight_decay": 1e-2}),
     "dog": Pair("dog", {}, optax.contrib.dog, {}),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import optax
@@ -24,8 +25,15 @@ class AdamState(NamedTuple):
     nu_max: Params = None  # the largest v so far; amsgrad only
 
 
-def adam_rule(b1: Any, b2: Any, eps: Any, eps_root: Any, amsgrad: bool = False) -> Rule:
-    """Adam's equations on one array."""
+def adam_rule(
+    b1: Any,
+    b2: Any,
+    eps: Any,
+    eps_root: Any,
+    amsgrad: bool = False,
+    quotient: Callable[[Array, Array, Any], Array] = divide,
+) -> Rule:
+    """Adam's equations on one array; `quotient` makes the direction of the mean, the root and eps."""
     b1, b2 = Decay.of(b1), Decay.of(b2)
 
     def step(g: Array, s: AdamState, x: Any, t: Clock) -> tuple[Array, AdamState]:
@@ -34,7 +42,7 @@ def adam_rule(b1: Any, b2: Any, eps: Any, eps_root: Any, amsgrad: bool = False) 
         v_max = jnp.maximum(s.nu_max, v) if amsgrad else None
         m_hat = debias(m, b1, t)
         v_hat = debias(v if v_max is None else v_max, b2, t)
-        return divide(m_hat, safe_sqrt(v_hat + eps_root), eps), s._replace(mu=m, nu=v, nu_max=v_max)
+        return quotient(m_hat, safe_sqrt(v_hat + eps_root), eps), s._replace(mu=m, nu=v, nu_max=v_max)
 
     slots = dict(mu=zeros, nu=real_zeros, nu_max=real_zeros if amsgrad else None)
     return Rule(AdamState, step, slots, decays=(b1, b2))

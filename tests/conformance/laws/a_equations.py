@@ -77,7 +77,10 @@ def _arguments(case: Case, **changes: Any) -> dict[str, Any]:
 
 
 def _decay_rates(case: Case) -> list[str]:
-    return [k for k, v in _arguments(case).items() if GLOSSARY[k].decay and isinstance(v, float)]
+    """Those that may be set: not what needs another argument that is off."""
+    given = _arguments(case)
+    off = lambda k: GLOSSARY[k].needs and given[GLOSSARY[k].needs] is None
+    return [k for k, v in given.items() if GLOSSARY[k].decay and isinstance(v, float) and not off(k)]
 
 
 def _plain_bias_correction(case: Case) -> Case:
@@ -133,9 +136,9 @@ def _updates(case: Case, changes: list[dict[str, Any]]) -> list[Any]:
     with x64():
         draw = lambda *shape: rng.uniform(0.5, 1.5, shape) * rng.choice([-1, 1], shape)
         rng = np.random.default_rng(3)
-        # From the second step on small, so that second moments fall, which amsgrad is for; of several sizes, so that
-        # bounds on the step hold for some entries and not for others.
-        sizes = np.array([[1], [0.01], [0.01], [0.01], [0.01]]) * np.array([[0.3, 1, 30]])
+        # From the second step on small, so that second moments fall, which amsgrad is for; in the last one large again,
+        # which clipping is for; of several sizes, so that bounds on the step hold for some entries and not for others.
+        sizes = np.array([[1], [0.01], [0.01], [0.01], [3]]) * np.array([[0.3, 1, 30]])
         params = {key: jnp.asarray(draw(3)) for key in "ab"}
         grads = {key: jnp.asarray(draw(5, 3) * sizes) for key in "ab"}
         return jax.tree.map(np.asarray, all_of_them(params, grads))
@@ -159,7 +162,7 @@ def _moved(name: str, value: Any) -> Any:
         return next(choice for choice in argument.choices if choice != value)
     if isinstance(value, bool):
         return not value
-    numbers = (value + 1, value + 2) if isinstance(value, int) else (0.5, 0.25, 2.0, 4.0)
+    numbers = (value + 1, value + 2) if isinstance(value, int) else (0.5, 0.25, 4.0, 2.0)
     return next(v for v in numbers if v != value and argument.test(v))
 
 

@@ -76,6 +76,7 @@ FORGETFUL = dict(b2=1 / (1 + C**2))
 ENDS = {
     "adam": [(dict(b1=0.0, **FORGETFUL), 1), (dict(b1=0.0, **FORGETFUL, amsgrad=True), -1)],
     "rmsprop": [(FORGETFUL, 1)],
+    "adopt": [(dict(b1=0.0, **FORGETFUL), -1)],
     "adagrad": [({}, -1)],
     "adagrad_norm": [({}, -1)],
 }
@@ -93,7 +94,7 @@ def _without_the_maximum(case: Case) -> Case:
     applies=lambda case: case.entry.name in ENDS and case.index == 0,
 )
 def ends_where_the_theorem_says(case: Case) -> None:
-    """On Reddi's counterexample Adam ends at +1, the worst point; AMSGrad and AdaGrad end at -1, the best."""
+    """On Reddi's counterexample Adam ends at +1, the worst point; AMSGrad, ADOPT and AdaGrad at -1, the best."""
     for change, end in ENDS[case.entry.name]:
         # The theorem's rate, alpha / sqrt(t); AdaGrad's own accumulator gives it that decay.
         rate = 0.5 if case.entry.name.startswith("adagrad") else lambda count: 0.5 / jnp.sqrt(count + 1.0)
