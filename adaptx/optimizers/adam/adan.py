@@ -36,7 +36,8 @@ def adan_rule(b1: Any, b2: Any, b3: Any, eps: Any, eps_root: Any) -> Rule:
         n = ema(s.nu, abs_sq(g + b2 * difference), b3)
         ahead = debias(m, b1, t) + b2 * debias(v, b2, t)
         u = divide(ahead, safe_sqrt(debias(n, b3, t) + eps_root), eps)
-        return u, s._replace(mu=m, nu=n, change=v, grad=g)
+        # Written after all that read the old one, so that XLA sees that its buffer is free, and copies nothing.
+        return u, s._replace(mu=m, nu=n, change=v, grad=g + 0 * (v + n))
 
     slots = dict(mu=zeros, nu=real_zeros, change=zeros, grad=zeros)
     return Rule(AdanState, step, slots, decays=(b1, b2, b3))

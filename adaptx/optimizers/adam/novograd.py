@@ -10,8 +10,9 @@ from jax import Array
 
 from adaptx.core.descent import Descent
 from adaptx.core.lift import lift
-from adaptx.core.moments import Clock, Decay, divide, ema, safe_sqrt, sum_sq
+from adaptx.core.moments import Clock, Decay, abs_sq, divide, ema, safe_sqrt
 from adaptx.core.registry import Paper, checked, optimizer
+from adaptx.core.rounding import largest_sum
 from adaptx.core.rule import Params, Rule, per_tensor, zeros
 
 
@@ -27,17 +28,20 @@ def novograd_rule(b1: Any, b2: Any, eps: Any, eps_root: Any, inner_decay: Any) -
     """NovoGrad's equations on one array."""
     b1, b2 = Decay.of(b1), Decay.of(b2)
 
+    def part(g: Array, s: NovoGradState, x: Any, t: Clock) -> tuple[Any, NovoGradState]:
+        """The norm; of a gradient that is not clamped, since a clamp would be written out. m shows an Inf."""
+        length_sq = jnp.minimum(jnp.sum(abs_sq(g)), largest_sum(g.dtype, g.size))
+        return (), s._replace(nu=jnp.where(t.t == 1, length_sq, ema(s.nu, length_sq, b2)))
+
     def step(g: Array, s: NovoGradState, x: Any, t: Clock) -> tuple[Array, NovoGradState]:
-        length_sq = sum_sq(g)
-        v = jnp.where(t.t == 1, length_sq, ema(s.nu, length_sq, b2))
-        u = divide(g, safe_sqrt(v + eps_root), eps)
+        u = divide(g, safe_sqrt(s.nu + eps_root), eps)
         if inner_decay is not None:
             u = u + inner_decay * x
         m = b1 * s.mu + u
-        return m, s._replace(mu=m, nu=v)
+        return m, s._replace(mu=m)
 
     needs = () if inner_decay is None else ("params",)
-    return Rule(NovoGradState, step, dict(mu=zeros, nu=per_tensor(0.0)), needs=needs)
+    return Rule(NovoGradState, step, dict(mu=zeros, nu=per_tensor(0.0)), part=part, needs=needs)
 
 
 @checked
