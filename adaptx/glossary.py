@@ -103,7 +103,7 @@ GLOSSARY: dict[str, Argument] = {
     "alpha": _rate("the weight of what stands beside the first moment: old gradients, or the newest one"),
     "alpha_warmup": _steps("steps in which alpha rises from 0, in a line", none="no warm-up"),
     "b1_warmup": _steps("steps in which the half-life of b1 rises from that of b1_start, in a line", none="no warm-up"),
-    "b1_start": _decay("where the warm-up of b1 starts; needs b1_warmup", needs="b1_warmup"),
+    "b1_start": _decay("where the warm-up of b1 starts; needs b1_warmup", none="0.9", needs="b1_warmup"),
     "b3_warmup": _steps("steps in which the half-life of b3 rises from that of b1, in a line", none="no warm-up"),
     "amplitude": _positive("what the arc tangent is multiplied by"),
     "stretch": _positive("what the root is multiplied by inside the arc tangent"),

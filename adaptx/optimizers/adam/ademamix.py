@@ -139,7 +139,7 @@ def simplified_ademamix_rule(
     b1: Any, b2: Any, alpha: Any, eps: Any, eps_root: Any, b1_warmup: Any, b1_start: Any
 ) -> Rule:
     """Simplified AdEMAMix's equations on one array: the momentum is a sum, and the newest gradient weighs more."""
-    b1, b2, b1_start = Decay.of(b1), Decay.of(b2), Decay.of(b1_start)
+    b1, b2, b1_start = Decay.of(b1), Decay.of(b2), Decay.of(0.9 if b1_start is None else b1_start)
 
     def shared(s: AdamState, t: Clock) -> tuple[Array, Decay]:
         """The weight of the newest gradient, and the decay of the sum."""
@@ -164,7 +164,7 @@ def scale_by_simplified_ademamix(
     eps_root: Any = 0.0,
     *,
     b1_warmup: Any = None,
-    b1_start: Any = 0.9,
+    b1_start: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of `simplified_ademamix`: u in its equations, before the rate, the decay and the sign."""
     rule = simplified_ademamix_rule(b1, b2, alpha, eps, eps_root, b1_warmup, b1_start)
@@ -199,7 +199,7 @@ def simplified_ademamix(
     eps_root: Any = 0.0,
     *,
     b1_warmup: Any = None,
-    b1_start: Any = 0.9,
+    b1_start: Any = None,
     weight_decay: Any = None,
     mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -209,7 +209,8 @@ def simplified_ademamix(
         m = v = 0
     Step t = 1, 2, ...:
         part = minimum(t/b1_warmup, 1) if b1_warmup else 1
-        b = minimum(exp(1/((1 - part)/log(b1_start) + part/log(b1))), b1) if part < 1 else b1
+        start = 0.9 if b1_start is None else b1_start
+        b = minimum(exp(1/((1 - part)/log(start) + part/log(b1))), b1) if part < 1 else b1
         m = b*m + g
         v = b2*v + (1 - b2)*g**2
         u = (m + alpha*g) / (sqrt(v/(1 - b2**t) + eps_root) + eps)

@@ -77,10 +77,7 @@ def _arguments(case: Case, **changes: Any) -> dict[str, Any]:
 
 
 def _decay_rates(case: Case) -> list[str]:
-    """Those that may be set: not what needs another argument that is off."""
-    given = _arguments(case)
-    off = lambda k: GLOSSARY[k].needs and given[GLOSSARY[k].needs] is None
-    return [k for k, v in given.items() if GLOSSARY[k].decay and isinstance(v, float) and not off(k)]
+    return [k for k, v in _arguments(case).items() if GLOSSARY[k].decay and isinstance(v, float)]
 
 
 def _plain_bias_correction(case: Case) -> Case:

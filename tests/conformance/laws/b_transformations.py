@@ -110,6 +110,9 @@ def _normed_on_the_host(tx: optax.GradientTransformationExtraArgs) -> optax.Grad
     return _with_update(tx, update)
 
 
+_SIZES = (-0.5, 0.75)  # that an average of the two does not vanish, which would leave its rounding
+
+
 @law("B3", tier="O", plant=lambda case: case.broken(_normed_on_the_host))
 def batched_is_alone(case: Case) -> None:
     """vmap over parameters, gradients and states is each of them alone: nothing crosses the batch."""
@@ -119,12 +122,12 @@ def batched_is_alone(case: Case) -> None:
     with holds(f"{case.id}: vmap"), jax.disable_jit():
         state, got = jax.vmap(tx.init)(params), []
         for i in range(2):
-            updates, state = jax.vmap(tx.update)(_scaled(params, i - 0.5), state, params)
+            updates, state = jax.vmap(tx.update)(_scaled(params, _SIZES[i]), state, params)
             got.append(updates)
     for k, x in enumerate(many):
         alone = tx.init(x)
         for i in range(2):
-            expected, alone = update(_scaled(x, i - 0.5), alone, x)
+            expected, alone = update(_scaled(x, _SIZES[i]), alone, x)
             assert_close(f"{case.id}: batched and alone, step {i + 1}", _at(got[i], k), expected, CLOSE)
         assert_close(f"{case.id}: batched and alone, the state", _at(state, k), alone, CLOSE)
 

@@ -168,15 +168,16 @@ def _check_factory(name: str, factory: Callable[..., Any], kwargs: dict[str, Any
         needed = GLOSSARY[argument].needs
         given = {k: v for k, v in kwargs.items() if GLOSSARY[k].needs != argument}  # so that it may be None
         if needed and given.get(needed) is None:
-            given[needed] = 0.1
+            given[needed] = 0.1 if GLOSSARY[needed].test(0.1) else 2.0
         make = lambda value, argument=argument, given=given: factory(**{**given, argument: value})
         if argument == "mask":
             _check_mask(name, make)
         else:
             _check_argument(name, make, argument)
         if needed:
-            call = lambda argument=argument, needed=needed: factory(**{**kwargs, needed: None, argument: True})
-            fails(f"{name}({argument}=True)", call, ValueError, f"{name}: {argument} needs {needed}")
+            value = True if GLOSSARY[argument].test(True) else 0.5
+            call = lambda a=argument, n=needed, v=value: factory(**{**kwargs, n: None, a: v})
+            fails(f"{name}({argument}={value})", call, ValueError, f"{name}: {argument} needs {needed}")
     for theirs in RENAMED.keys() - signature.keys():
         call = lambda theirs=theirs: factory(**{**kwargs, theirs: 0.5})
         fails(f"{name}({theirs}=...)", call, TypeError, name, theirs, *(a for a in RENAMED[theirs] if a in signature))

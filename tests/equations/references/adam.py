@@ -169,12 +169,12 @@ def ademamix(
 
 def simplified_ademamix(
     steps: Steps, learning_rate: Any, b1: Any = 0.99, b2: Any = 0.95, alpha: Any = 0.0, eps: Any = 1e-8,
-    eps_root: Any = 0.0, b1_warmup: Any = None, b1_start: Any = 0.9, weight_decay: Any = 0.0,
+    eps_root: Any = 0.0, b1_warmup: Any = None, b1_start: Any = None, weight_decay: Any = 0.0,
 ) -> Yields:  # fmt: skip
     """Morwani et al. 2025: theory-style momentum, v alone corrected, beta_1 as AdEMAMix's beta_3."""
     m, v = 0, 0
     for t, x, g in steps:
-        m = _f_beta(t, b1, b1_start, b1_warmup) * m + g
+        m = _f_beta(t, b1, b1_start or 0.9, b1_warmup) * m + g
         v = b2 * v + (1 - b2) * abs(g) ** 2
         u = (m + alpha * g) / (sqrt(v / (1 - b2**t) + eps_root) + eps)
         yield -learning_rate * (u + weight_decay * x), {"mu": m, "nu": v}
