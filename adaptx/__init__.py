@@ -9,13 +9,25 @@ from adaptx.optimizers.adagrad.rmsprop import RMSPropState, rmsprop, scale_by_rm
 from adaptx.optimizers.adam.adabelief import adabelief, scale_by_adabelief
 from adaptx.optimizers.adam.adabound import adabound
 from adaptx.optimizers.adam.adam import AdamState, adam, adamw, scale_by_adam
+from adaptx.optimizers.adam.adam_atan2 import adam_atan2, scale_by_adam_atan2
 from adaptx.optimizers.adam.adamax import AdamaxState, adamax, scale_by_adamax
 from adaptx.optimizers.adam.adamod import AdaModState, adamod
+from adaptx.optimizers.adam.adan import AdanState, adan, scale_by_adan
+from adaptx.optimizers.adam.ademamix import (
+    AdEMAMixState,
+    ademamix,
+    scale_by_ademamix,
+    scale_by_simplified_ademamix,
+    simplified_ademamix,
+)
+from adaptx.optimizers.adam.adopt import adopt, scale_by_adopt
 from adaptx.optimizers.adam.laprop import laprop, scale_by_laprop
 from adaptx.optimizers.adam.nadam import NAdamState, nadam, scale_by_nadam
+from adaptx.optimizers.adam.novograd import NovoGradState, novograd, scale_by_novograd
 from adaptx.optimizers.adam.padam import padam, scale_by_padam
 from adaptx.optimizers.adam.qhadam import qhadam, scale_by_qhadam
 from adaptx.optimizers.adam.radam import radam, scale_by_radam
+from adaptx.optimizers.adam.stable_adamw import scale_by_stable_adamw, stable_adamw
 from adaptx.optimizers.adam.yogi import scale_by_yogi, yogi
 from adaptx.optimizers.curvature.adahessian import adahessian, scale_by_adahessian
 from adaptx.optimizers.curvature.sophia import SophiaState, scale_by_sophia, sophia
@@ -52,6 +64,13 @@ __all__ = [
     "laprop", "scale_by_laprop",
     "adabound",
     "adamod", "AdaModState",
+    "stable_adamw", "scale_by_stable_adamw",
+    "adam_atan2", "scale_by_adam_atan2",
+    "adan", "scale_by_adan", "AdanState",
+    "adopt", "scale_by_adopt",
+    "ademamix", "scale_by_ademamix", "AdEMAMixState",
+    "simplified_ademamix", "scale_by_simplified_ademamix",
+    "novograd", "scale_by_novograd", "NovoGradState",
     # Trust ratio
     "lamb",
     # Curvature: the Hessian's diagonal

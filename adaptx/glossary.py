@@ -75,6 +75,7 @@ _mask = functools.partial(
     allowed="a prefix tree of bools, known when the step is compiled, or a function giving one",
     test=lambda v: callable(v) or all(map(is_flag, jax.tree.leaves(v))),
 )
+_steps = functools.partial(Argument, allowed=">= 1", test=_number(lambda v: v >= 1))
 _count = functools.partial(Argument, allowed="an int >= 0", test=is_count, static=True)
 _steps = functools.partial(Argument, allowed="an int >= 1", test=lambda v: is_count(v, 1), static=True)
 _transformation = functools.partial(
@@ -89,6 +90,8 @@ GLOSSARY: dict[str, Argument] = {
     "b2": _decay("decay of the second moment"),
     "eps": _size("added to the root in the denominator (outside); in sophia its least value"),
     "b3": _decay("decay of the third average, beside the two moments"),
+    "b3": _decay("decay of a third average: of squares in adan, of old gradients in ademamix"),
+    "eps": _size("added to the root in the denominator (outside); in adopt the least that the root counts for"),
     "eps_root": _size("added under the root (inside)"),
     "momentum": _decay("decay of a momentum buffer over the directions, before the rate", none="off"),
     "nesterov": _switch("look one momentum step ahead; needs momentum", needs="momentum"),
@@ -115,6 +118,20 @@ GLOSSARY: dict[str, Argument] = {
     "momentum_decay": _size("psi in the momentum schedule b1 (1 - 0.96^(t psi) / 2)", none="constant b1"),
     "final_learning_rate": _rate("the SGD rate that both bounds tend to"),
     "gamma": _positive("how fast the bounds close; in sophia, what the average of the Hessian is multiplied by"),
+    "gamma": _positive("how fast the bounds close"),
+    "alpha": _rate("the weight of what stands beside the first moment: old gradients, or the newest one"),
+    "alpha_warmup": _steps("steps in which alpha rises from 0, in a line", none="no warm-up"),
+    "b1_warmup": _steps("steps in which the half-life of b1 rises from that of b1_start, in a line", none="no warm-up"),
+    "b1_start": _decay("where the warm-up of b1 starts; needs b1_warmup", none="0.9", needs="b1_warmup"),
+    "b3_warmup": _steps("steps in which the half-life of b3 rises from that of b1, in a line", none="no warm-up"),
+    "amplitude": _positive("what the arc tangent is multiplied by"),
+    "stretch": _positive("what the root is multiplied by inside the arc tangent"),
+    "clipping_threshold": _positive(
+        "the largest root mean square, over a tensor, of the gradient over its root; a larger one divides the step",
+        none="no clipping",
+    ),
+    "clip_power": _size("entries are cut at (t - 1)^clip_power", none="no clipping"),
+    "inner_decay": _size("decay inside the momentum: this much of x joins the direction", none="off"),
     "amsbound": _switch("divide by the largest second moment so far"),
     "per": _choice("one accumulator for each", "tensor", "tree"),
     "bias": _choice("whose steps the bias corrections count", "global", "row"),
@@ -164,6 +181,8 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "eps_in_sqrt": ("eps_root", "eps"),
     "radam.threshold": ("rho_threshold",),
     "scale_by_radam.threshold": ("rho_threshold",),
+    "use_clipping": ("clip_power",),
+    "clip_value_fn": ("clip_power",),
     # torch and Keras
     "lr": ("learning_rate",),
     "betas": ("b1", "b2"),
@@ -177,6 +196,14 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "final_lr": ("final_learning_rate",),
     "beta1": ("b1",),
     "beta2": ("b2",),
+    "beta3": ("b3",),
+    "clip_lambda": ("clip_power",),
+    "clip_thresh": ("clipping_threshold",),
+    "adam_atan2.a": ("amplitude",),
+    "adam_atan2.b": ("stretch",),
+    "beta3_warmup": ("b3_warmup",),
+    "beta1_warmup": ("b1_warmup",),
+    "min_beta1": ("b1_start",),
     "reps_rel": ("initial_distance",),
     "update_each": ("update_every",),
     # wrappers elsewhere

@@ -88,6 +88,22 @@ def adamod(g: Any, x: Any, k: Any) -> Any:
     return -eta * g - k.learning_rate * (k.weight_decay or 0) * x
 
 
+def adam_atan2(g: Any, x: Any, k: Any) -> Any:
+    return decayed(k.amplitude * np.arctan2(g, k.stretch * abs(g)), x, k)
+
+
+def adopt(g: Any, x: Any, k: Any) -> Any:
+    return decayed(0 * g, x, k)
+
+
+def simplified_ademamix(g: Any, x: Any, k: Any) -> Any:
+    return decayed((1 + k.alpha) * g / (sqrt(g**2 + k.eps_root) + k.eps), x, k)
+
+
+def novograd(g: Any, x: Any, k: Any) -> Any:
+    return decayed(g / (sqrt(norm(g) ** 2 + k.eps_root) + k.eps) + (k.inner_decay or 0) * x, x, k)
+
+
 def adagrad_norm(g: Any, x: Any, k: Any) -> Any:
     return decayed(g / (sqrt(k.initial_accumulator + norm(g) ** 2 + k.eps_root) + k.eps), x, k)
 
@@ -127,6 +143,11 @@ FIRST_STEPS: Mapping[str, First] = {
     "qhadam": adam,
     "laprop": adam,
     "adamod": adamod,
+    "adam_atan2": adam_atan2,
+    "adan": adam,
+    "adopt": adopt,
+    "simplified_ademamix": simplified_ademamix,
+    "novograd": novograd,
     "lamb": lamb,
     "dog": dog,
     "ftrl": ftrl,

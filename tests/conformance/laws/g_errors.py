@@ -110,6 +110,7 @@ OUTSIDE: dict[str, tuple[Any, ...]] = {
     ">= 4": (3.9, 3, 0, -5.0, *NO_NUMBER),
     ">= 0": (-1e-3, -1, np.float32(-1.0), jnp.float32(-1.0), *NO_NUMBER),
     "> 0": (0.0, 0, -1e-3, *NO_NUMBER),
+    ">= 1": (0.5, 0, -1, *NO_NUMBER),
     "True or False": (1, 0.0, "True", [True]),
 }
 INSIDE: dict[str, tuple[Any, ...]] = {
@@ -120,6 +121,7 @@ INSIDE: dict[str, tuple[Any, ...]] = {
     ">= 4": (4, 4.0, 5.5, np.float32(6.0), jnp.float32(5.0)),
     ">= 0": (0.0, 1, np.float32(0.1), jnp.float32(0.1)),
     "> 0": (1e-3, 1, jnp.float32(0.1)),
+    ">= 1": (1, 1.5, jnp.float32(100)),
     "True or False": (True, False),
 }
 
@@ -174,15 +176,16 @@ def _check_factory(name: str, factory: Callable[..., Any], kwargs: dict[str, Any
         needed = GLOSSARY[argument].needs
         given = {k: v for k, v in kwargs.items() if GLOSSARY[k].needs != argument}  # so that it may be None
         if needed and given.get(needed) is None:
-            given[needed] = 0.1
+            given[needed] = 0.1 if GLOSSARY[needed].test(0.1) else 2.0
         make = lambda value, argument=argument, given=given: factory(**{**given, argument: value})
         if argument == "mask":
             _check_mask(name, make)
         else:
             _check_argument(name, make, argument)
         if needed:
-            call = lambda argument=argument, needed=needed: factory(**{**kwargs, needed: None, argument: True})
-            fails(f"{name}({argument}=True)", call, ValueError, f"{name}: {argument} needs {needed}")
+            value = True if GLOSSARY[argument].test(True) else 0.5
+            call = lambda a=argument, n=needed, v=value: factory(**{**kwargs, n: None, a: v})
+            fails(f"{name}({argument}={value})", call, ValueError, f"{name}: {argument} needs {needed}")
     for theirs in RENAMED.keys() - signature.keys():
         call = lambda theirs=theirs: factory(**{**kwargs, theirs: 0.5})
         fails(f"{name}({theirs}=...)", call, TypeError, name, theirs, *(a for a in RENAMED[theirs] if a in signature))

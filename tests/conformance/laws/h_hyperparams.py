@@ -49,12 +49,21 @@ def _without_complements(case: Case) -> Case:
 
 @law("H1", tier="C", plant=_without_complements)
 def injected_is_closed_over(case: Case) -> None:
-    """After 100 steps injected and closed-over numbers give the same state and parameters, to 1e-6 of each leaf."""
+    """After 100 steps injected and closed-over numbers give the same parameters, to 1e-6 of each leaf, and state."""
     closed, injected = _both(case)
     params, grads = params_like(), grads_like(RECORDED)
     expected, got = run(closed, params, grads, STEPS), run(injected, params, grads, STEPS)
     assert_close(f"{case.id}: parameters", got.params, expected.params, 1e-6)
-    assert_close(f"{case.id}: state", got.state.inner, expected.state, 1e-6)
+    # An average that hardly moves from where it starts (NovoGrad's) is rounded in each step, half a unit at most, and
+    # always to the same side; two programs may round it to two sides. Complements that are lost show as 1e-4.
+    _close_by_field(case, got.state.inner, expected.state, STEPS * float(np.finfo(np.float32).eps) / 2)
+
+
+def _close_by_field(case: Case, got: Any, expected: Any, rel: float = 1e-6) -> None:
+    """Each field to its largest entry: in a leaf of one number an average may be what is left of a difference."""
+    for name, a, b in zip(expected._fields, got, expected, strict=True):
+        join = lambda tree: np.concatenate([np.ravel(wide(leaf)) for leaf in [*jax.tree.leaves(tree), np.zeros(0)]])
+        assert_close(f"{case.id}: state `{name}`", join(a), join(b), rel)
 
 
 @law("H2", tier="C", plant=_without_complements)
@@ -63,7 +72,7 @@ def injected_is_closed_over_in_bfloat16(case: Case) -> None:
     closed, injected = _both(case)
     params, grads = params_like(jnp.bfloat16), grads_like(RECORDED, jnp.bfloat16)
     expected, got = run(closed, params, grads), run(injected, params, grads)
-    assert_close(f"{case.id}: state", got.state.inner, expected.state, 1e-6)
+    _close_by_field(case, got.state.inner, expected.state)
     for a, b in zip(*map(jax.tree.leaves, (got.updates, expected.updates)), strict=True):
         unit = np.abs(wide(b)) * float(jnp.finfo(jnp.bfloat16).eps)
         assert np.all(np.abs(wide(a) - wide(b)) <= unit), f"{case.id}: updates differ by more than a unit"

@@ -79,6 +79,7 @@ ENDS = {
     # RAdam never uses an average as short as this one; Yogi's second moment falls by small gradients only as slowly.
     "radam": [(dict(b1=0.0, **FORGETFUL), -1)],
     "yogi": [(dict(b1=0.0, **FORGETFUL), -1)],
+    "adopt": [(dict(b1=0.0, **FORGETFUL), -1)],
     "adagrad": [({}, -1)],
     "adagrad_norm": [({}, -1)],
 }
@@ -96,7 +97,7 @@ def _without_the_maximum(case: Case) -> Case:
     applies=lambda case: case.entry.name in ENDS and case.index == 0,
 )
 def ends_where_the_theorem_says(case: Case) -> None:
-    """On Reddi's counterexample Adam ends at +1, the worst point; AMSGrad and AdaGrad end at -1, the best."""
+    """On Reddi's counterexample Adam ends at +1, the worst point; AMSGrad, ADOPT and AdaGrad at -1, the best."""
     for change, end in ENDS[case.entry.name]:
         # The theorem's rate, alpha / sqrt(t); AdaGrad's own accumulator gives it that decay.
         rate = 0.5 if case.entry.name.startswith("adagrad") else lambda count: 0.5 / jnp.sqrt(count + 1.0)

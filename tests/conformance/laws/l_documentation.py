@@ -31,6 +31,7 @@ WORDS = dict(
     where=np.where,
     mean=np.mean,
     exp=np.exp,
+    log=np.log,
     arctan2=np.arctan2,
     norm=lambda a: np.sqrt(np.sum(np.abs(a) ** 2)),
 )

@@ -3,9 +3,9 @@
 from typing import Any
 
 import numpy as np
-from numpy import maximum, sqrt
+from numpy import arctan2, exp, log, maximum, sqrt
 
-from tests.equations.references.loop import Steps, Yields
+from tests.equations.references.loop import Steps, Yields, norm
 
 
 def adam(
@@ -185,3 +185,119 @@ def adamod(
         s = b3 * s + (1 - b3) * eta
         update = -np.minimum(eta, s) * m / (1 - b1**t) - learning_rate * weight_decay * x
         yield update, {"mu": m, "nu": v, "rates": s}
+
+
+def stable_adamw(
+    steps: Steps, learning_rate: Any, b1: Any = 0.9, b2: Any = 0.99, eps: Any = 1e-6, clipping_threshold: Any = 1.0,
+    weight_decay: Any = 0.2,
+) -> Yields:  # fmt: skip
+    """Wortsman et al. 2023, algorithm 2, v and u with debiased decay rates; the decay at the whole rate, as in code."""
+    v, u = 0, 0
+    for t, x, g in steps:
+        hat_1, hat_2 = (b * (1 - b ** (t - 1)) / (1 - b**t) for b in (b1, b2))
+        v = hat_1 * v + (1 - hat_1) * g
+        u = hat_2 * u + (1 - hat_2) * abs(g) ** 2
+        RMS = sqrt(np.mean(abs(g) ** 2 / maximum(u, eps**2)))
+        eta = learning_rate / max(1, RMS / (clipping_threshold or np.inf))
+        yield (
+            -learning_rate * weight_decay * x - eta * v / (sqrt(u) + eps),
+            {"mu": v * (1 - b1**t), "nu": u * (1 - b2**t)},
+        )
+
+
+def adam_atan2(
+    steps: Steps, learning_rate: Any, b1: Any = 0.9, b2: Any = 0.99, amplitude: Any = 1.27, stretch: Any = 1.0,
+    weight_decay: Any = 0.0,
+) -> Yields:  # fmt: skip
+    """Everett et al. 2024: a arctan2(m, b sqrt(v)) for the quotient; m / |m| is the sign, or a complex one's phase."""
+    m, v = 0, 0
+    for t, x, g in steps:
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * abs(g) ** 2
+        angle = arctan2(abs(m) / (1 - b1**t), stretch * sqrt(v / (1 - b2**t)))
+        yield -learning_rate * (amplitude * angle * m / abs(m) + weight_decay * x), {"mu": m, "nu": v}
+
+
+def adan(
+    steps: Steps, learning_rate: Any, b1: Any = 0.98, b2: Any = 0.92, b3: Any = 0.99, eps: Any = 1e-8,
+    eps_root: Any = 0.0, weight_decay: Any = 0.0,
+) -> Yields:  # fmt: skip
+    """Xie et al. 2022, algorithm 1 with its beta = 1 - b, zero starts corrected as in the authors' code."""
+    beta_1, beta_2, beta_3 = 1 - b1, 1 - b2, 1 - b3
+    m, v, n, before = 0, 0, 0, None
+    for k, x, g in steps:
+        y = 0 * g if before is None else g - before
+        m = (1 - beta_1) * m + beta_1 * g
+        v = (1 - beta_2) * v + beta_2 * y
+        n = (1 - beta_3) * n + beta_3 * abs(g + (1 - beta_2) * y) ** 2
+        m_hat, v_hat, n_hat = m / (1 - b1**k), v / (1 - b2**k), n / (1 - b3**k)
+        u = (m_hat + (1 - beta_2) * v_hat) / (sqrt(n_hat + eps_root) + eps)
+        before = g
+        yield -learning_rate * (u + weight_decay * x), {"mu": m, "change": v, "nu": n, "grad": before}
+
+
+def adopt(
+    steps: Steps, learning_rate: Any, b1: Any = 0.9, b2: Any = 0.9999, eps: Any = 1e-6, clip_power: Any = 0.25,
+    weight_decay: Any = 0.0,
+) -> Yields:  # fmt: skip
+    """Taniguchi et al. 2024, algorithm 2 and its clipped form; the paper's t is ours less 1."""
+    m, v = 0, None
+    for t, x, g in ((step - 1, x, g) for step, x, g in steps):
+        if v is None:
+            v = abs(g) ** 2
+            m = 0 * g
+        else:
+            u = g / maximum(sqrt(v), eps)
+            c = np.inf if clip_power is None else t**clip_power
+            m = b1 * m + (1 - b1) * np.where(abs(u) > c, c * u / abs(u), u)
+            v = b2 * v + (1 - b2) * abs(g) ** 2
+        yield -learning_rate * (m + weight_decay * x), {"mu": m, "nu": v}
+
+
+def _f_beta(t: int, beta: Any, start: Any, T: Any) -> Any:
+    """Pagliardini et al. 2024, the scheduler of beta_3."""
+    if T is None or t >= T:
+        return beta
+    slow, fast, part = log(beta), log(start), t / T
+    return min(exp(fast * slow / ((1 - part) * slow + part * fast)), beta)
+
+
+def ademamix(
+    steps: Steps, learning_rate: Any, b1: Any = 0.9, b2: Any = 0.999, b3: Any = 0.9999, alpha: Any = 5.0,
+    eps: Any = 1e-8, eps_root: Any = 0.0, alpha_warmup: Any = None, b3_warmup: Any = None, weight_decay: Any = 0.0,
+) -> Yields:  # fmt: skip
+    """Pagliardini, Ablin, Grangier 2024, algorithm 1 with both schedulers."""
+    m_1, m_2, nu = 0, 0, 0
+    for t, x, g in steps:
+        beta_3 = _f_beta(t, b3, b1, b3_warmup)
+        alpha_t = min(t * alpha / alpha_warmup, alpha) if alpha_warmup else alpha
+        m_1 = b1 * m_1 + (1 - b1) * g
+        m_2 = beta_3 * m_2 + (1 - beta_3) * g
+        nu = b2 * nu + (1 - b2) * abs(g) ** 2
+        u = (m_1 / (1 - b1**t) + alpha_t * m_2) / (sqrt(nu / (1 - b2**t) + eps_root) + eps)
+        yield -learning_rate * (u + weight_decay * x), {"mu": m_1, "slow": m_2, "nu": nu}
+
+
+def simplified_ademamix(
+    steps: Steps, learning_rate: Any, b1: Any = 0.99, b2: Any = 0.95, alpha: Any = 0.0, eps: Any = 1e-8,
+    eps_root: Any = 0.0, b1_warmup: Any = None, b1_start: Any = None, weight_decay: Any = 0.0,
+) -> Yields:  # fmt: skip
+    """Morwani et al. 2025: theory-style momentum, v alone corrected, beta_1 as AdEMAMix's beta_3."""
+    m, v = 0, 0
+    for t, x, g in steps:
+        m = _f_beta(t, b1, b1_start or 0.9, b1_warmup) * m + g
+        v = b2 * v + (1 - b2) * abs(g) ** 2
+        u = (m + alpha * g) / (sqrt(v / (1 - b2**t) + eps_root) + eps)
+        yield -learning_rate * (u + weight_decay * x), {"mu": m, "nu": v}
+
+
+def novograd(
+    steps: Steps, learning_rate: Any, b1: Any = 0.95, b2: Any = 0.98, eps: Any = 1e-8, eps_root: Any = 0.0,
+    inner_decay: Any = None, weight_decay: Any = 0.0,
+) -> Yields:  # fmt: skip
+    """Ginsburg et al. 2019, algorithm 1, its d as inner_decay; the decoupled decay beside it."""
+    m, v, d = 0, None, inner_decay or 0
+    for _, x, g in steps:
+        v = norm(g) ** 2 if v is None else b2 * v + (1 - b2) * norm(g) ** 2
+        m = b1 * m + (g / (sqrt(v + eps_root) + eps) + d * x)
+        yield -learning_rate * (m + weight_decay * x), {"mu": m, "nu": v}
