@@ -34,13 +34,13 @@ def adam_rule(
     *,
     bias_correction: bool = True,
     initial_accumulator: Any = 0.0,
-    second: Callable[[Array, AdamState], Array] | None = None,
+    second: Callable[[Array, Array, AdamState], Array] | None = None,
     direction: Callable[[Array, Array, Array, Clock], Array] | None = None,
     shared: Callable[[AdamState, Clock], Any] | None = None,
 ) -> Rule:
     """Adam's equations on one array, with the two lines in which its kin differ.
 
-    second(g, s) -> v: the new second moment, where it is not the average of |g|^2.
+    second(g, m, s) -> v: the new second moment, where it is not the average of |g|^2.
     direction(g, m, v, t) -> u: what is made of the corrected moments, where it is not m / (sqrt(v + eps_root) + eps).
     shared: what `direction` has as t.shared, the same on every leaf.
     """
@@ -48,7 +48,7 @@ def adam_rule(
 
     def step(g: Array, s: AdamState, x: Any, t: Clock) -> tuple[Array, AdamState]:
         m = ema(s.mu, g, b1)
-        v = ema(s.nu, abs_sq(g), b2) if second is None else second(g, s)
+        v = ema(s.nu, abs_sq(g), b2) if second is None else second(g, m, s)
         v_max = jnp.maximum(s.nu_max, v) if amsgrad else None
         m_hat, v_hat = m, v if v_max is None else v_max
         if bias_correction:
