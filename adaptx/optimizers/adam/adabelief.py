@@ -17,11 +17,10 @@ from adaptx.optimizers.adam.adam import AdamState, adam_rule
 
 def adabelief_rule(b1: Any, b2: Any, eps: Any, eps_root: Any) -> Rule:
     """AdaBelief's equations on one array: Adam's but for v."""
-    b1, b2 = Decay.of(b1), Decay.of(b2)
+    b2 = Decay.of(b2)
 
-    def second(g: Array, s: AdamState) -> Array:
-        surprise = b1 * (g - s.mu)  # g - m, from the old m: the difference to the new one is rounded twice
-        return ema(s.nu, abs_sq(surprise), b2)
+    def second(g: Array, m: Array, s: AdamState) -> Array:
+        return ema(s.nu, abs_sq(g - m), b2)
 
     return adam_rule(b1, b2, eps, eps_root, second=second)
 

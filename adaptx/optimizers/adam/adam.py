@@ -35,7 +35,7 @@ def adam_rule(
     debias_mu: bool = True,
     debias_nu: str | None = "after",
     nu: Slot = real_zeros,
-    second: Callable[[Array, AdamState], Array] | None = None,
+    second: Callable[[Array, Array, AdamState], Array] | None = None,
     direction: Callable[[Array, Array, Array, Clock], Array] | None = None,
     shared: Callable[[AdamState, Clock], Any] | None = None,
 ) -> Rule:
@@ -45,7 +45,7 @@ def adam_rule(
     debias_nu: where v is: "after" AMSGrad's maximum, "before" it (Optax), "outside" of root and eps (Keras; the paper's
         eps-hat), or nowhere: None (AMSGrad's paper).
     nu: how v starts.
-    second(g, s) -> v: the new second moment, where it is not the average of |g|^2.
+    second(g, m, s) -> v: the new second moment, where it is not the average of |g|^2.
     direction(g, m, v, t) -> u: what is made of the corrected moments, where it is not m / (sqrt(v + eps_root) + eps).
     shared: what `direction` has as t.shared, the same on every leaf.
     """
@@ -53,7 +53,7 @@ def adam_rule(
 
     def step(g: Array, s: AdamState, x: Any, t: Clock) -> tuple[Array, AdamState]:
         m = ema(s.mu, g, b1)
-        v = ema(s.nu, abs_sq(g), b2) if second is None else second(g, s)
+        v = ema(s.nu, abs_sq(g), b2) if second is None else second(g, m, s)
         m_hat = debias(m, b1, t) if debias_mu else m
         v_hat = debias(v, b2, t) if debias_nu == "before" else v
         v_max = jnp.maximum(s.nu_max, v_hat) if amsgrad else None

@@ -20,7 +20,7 @@ def yogi_rule(b1: Any, b2: Any, eps: Any, eps_root: Any, initial_accumulator: An
     """Yogi's equations on one array: Adam's but for v."""
     b2 = Decay.of(b2)
 
-    def second(g: Array, s: AdamState) -> Array:
+    def second(g: Array, m: Array, s: AdamState) -> Array:
         g_sq = abs_sq(g)
         return s.nu - jnp.sign(s.nu - g_sq) * ((1 - b2) * g_sq)
 
