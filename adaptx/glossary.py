@@ -188,7 +188,7 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "epsilon": ("eps",),
     "rmsprop.alpha": ("b2",),
     "scale_by_rmsprop.alpha": ("b2",),
-    "alpha": ("learning_rate",),  # the papers'
+    "adam.alpha": ("learning_rate",),  # the paper's; in ademamix it is an argument
     "wd": ("weight_decay",),
     "final_lr": ("final_learning_rate",),
     "beta1": ("b1",),
