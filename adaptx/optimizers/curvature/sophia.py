@@ -61,7 +61,7 @@ def scale_by_sophia(
     cases=(
         dict(learning_rate=1e-3),
         dict(
-            learning_rate=0.02, b1=0.8, b2=0.95, eps=0.3, gamma=0.7, update_every=3, weight_decay=0.1, mask=True
+            learning_rate=0.02, b1=0.8, b2=0.95, eps=0.3, gamma=4.0, update_every=3, weight_decay=0.1, mask=True
         ),
     ),
 )  # fmt: skip
