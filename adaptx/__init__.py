@@ -10,7 +10,13 @@ from adaptx.optimizers.adam.adabound import adabound
 from adaptx.optimizers.adam.adam import AdamState, adam, adamw, scale_by_adam
 from adaptx.optimizers.adam.adamax import AdamaxState, adamax, scale_by_adamax
 from adaptx.optimizers.adam.nadam import NAdamState, nadam, scale_by_nadam
+from adaptx.optimizers.parameter_free.cocob import COCOBState, cocob, scale_by_cocob
+from adaptx.optimizers.parameter_free.dadapt_adagrad import DAdaptAdaGradState, dadapt_adagrad
+from adaptx.optimizers.parameter_free.dadapt_adam import DAdaptAdamState, dadapt_adam
+from adaptx.optimizers.parameter_free.dadapt_sgd import DAdaptSGDState, dadapt_sgd
 from adaptx.optimizers.parameter_free.dog import DoGState, dog
+from adaptx.optimizers.parameter_free.dowg import dowg
+from adaptx.optimizers.parameter_free.prodigy import ProdigyState, prodigy
 from adaptx.optimizers.trust_ratio.lamb import lamb
 from adaptx.wrappers.zero_small import zero_small
 
@@ -32,7 +38,12 @@ __all__ = [
     # Trust ratio
     "lamb",
     # Parameter-free
-    "dog", "DoGState",
+    "dog", "dowg", "DoGState",
+    "dadapt_sgd", "DAdaptSGDState",
+    "dadapt_adagrad", "DAdaptAdaGradState",
+    "dadapt_adam", "DAdaptAdamState",
+    "prodigy", "ProdigyState",
+    "cocob", "scale_by_cocob", "COCOBState",
     # To chain with any of them
     "zero_small",
     # Tables of which a step uses few rows

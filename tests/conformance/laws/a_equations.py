@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from adaptx.registry import GLOSSARY
-from tests.conformance.cases import Case, grads_like, params_like
+from tests.conformance.cases import Case, grads_like, params_like, with_a_trend
 from tests.conformance.law import law, leaves_named
 from tests.conformance.program import RECORDED, run
 from tests.conftest import x64
@@ -46,7 +46,7 @@ def equals_its_paper(case: Case) -> None:
         bounds["complex128"] = 1e-12
     for dtype, bound in bounds.items():
         with x64(dtype != "float32"):
-            params, grads = params_like(dtype), grads_like(RECORDED, dtype, SEED)
+            params, grads = params_like(dtype), with_a_trend(case, grads_like(RECORDED, dtype, SEED))
             result = run(case, params, grads)
         at = lambda tree, i: jax.tree.map(lambda a: np.asarray(a)[i], tree)
         iterates = [at(result.iterates, i) for i in range(RECORDED)] if dtype == "float32" else None
@@ -118,7 +118,7 @@ def first_step_in_closed_form(case: Case) -> None:
 
 
 def _updates(case: Case, changes: list[dict[str, Any]]) -> list[Any]:
-    """The float64 updates of five steps under each change of the arguments, from one compilation; None if rejected."""
+    """The float64 updates of eight steps under each change of the arguments, from one compilation; None if rejected."""
     txs: list[Any] = []
     for change in changes:
         try:
@@ -135,9 +135,10 @@ def _updates(case: Case, changes: list[dict[str, Any]]) -> list[Any]:
         rng = np.random.default_rng(3)
         # From the second step on small, so that second moments fall, which amsgrad is for; of several sizes, so that
         # bounds on the step hold for some entries and not for others.
-        sizes = np.array([[1], [0.01], [0.01], [0.01], [0.01]]) * np.array([[0.3, 1, 30]])
+        later = 1 if case.flag("reduces") == "tree" else 0.01  # nothing is learned of a distance from small ones
+        sizes = np.array([[1], *[[later]] * 7]) * np.array([[0.3, 1, 30]])
         params = {key: jnp.asarray(draw(3)) for key in "ab"}
-        grads = {key: jnp.asarray(draw(5, 3) * sizes) for key in "ab"}
+        grads = with_a_trend(case, {key: jnp.asarray(draw(8, 3) * sizes) for key in "ab"})
         return jax.tree.map(np.asarray, all_of_them(params, grads))
 
 
@@ -160,6 +161,8 @@ def _moved(name: str, value: Any) -> Any:
     if isinstance(value, bool):
         return not value
     numbers = (value + 1, value + 2) if isinstance(value, int) else (0.5, 0.25, 2.0, 4.0)
+    if argument.none == "no limit":  # one that binds
+        numbers = (1.0, *numbers)
     return next(v for v in numbers if v != value and argument.test(v))
 
 

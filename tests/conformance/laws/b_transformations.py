@@ -118,13 +118,13 @@ def batched_is_alone(case: Case) -> None:
     params = _stacked(many)
     with holds(f"{case.id}: vmap"), jax.disable_jit():
         state, got = jax.vmap(tx.init)(params), []
-        for i in range(2):
-            updates, state = jax.vmap(tx.update)(_scaled(params, i - 0.5), state, params)
+        for i in range(2):  # opposite gradients, of which a sum leaves more than rounding
+            updates, state = jax.vmap(tx.update)(_scaled(params, i - 0.4), state, params)
             got.append(updates)
     for k, x in enumerate(many):
         alone = tx.init(x)
         for i in range(2):
-            expected, alone = update(_scaled(x, i - 0.5), alone, x)
+            expected, alone = update(_scaled(x, i - 0.4), alone, x)
             assert_close(f"{case.id}: batched and alone, step {i + 1}", _at(got[i], k), expected, CLOSE)
         assert_close(f"{case.id}: batched and alone, the state", _at(state, k), alone, CLOSE)
 
