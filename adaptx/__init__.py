@@ -31,7 +31,13 @@ from adaptx.optimizers.adam.stable_adamw import scale_by_stable_adamw, stable_ad
 from adaptx.optimizers.adam.yogi import scale_by_yogi, yogi
 from adaptx.optimizers.curvature.adahessian import adahessian, scale_by_adahessian
 from adaptx.optimizers.curvature.sophia import SophiaState, scale_by_sophia, sophia
+from adaptx.optimizers.parameter_free.cocob import COCOBState, cocob, scale_by_cocob
+from adaptx.optimizers.parameter_free.dadapt_adagrad import DAdaptAdaGradState, dadapt_adagrad
+from adaptx.optimizers.parameter_free.dadapt_adam import DAdaptAdamState, dadapt_adam
+from adaptx.optimizers.parameter_free.dadapt_sgd import DAdaptSGDState, dadapt_sgd
 from adaptx.optimizers.parameter_free.dog import DoGState, dog
+from adaptx.optimizers.parameter_free.dowg import dowg
+from adaptx.optimizers.parameter_free.prodigy import ProdigyState, prodigy
 from adaptx.optimizers.trust_ratio.lamb import lamb
 from adaptx.wrappers.cautious import cautious
 from adaptx.wrappers.graft import GraftState, graft
@@ -77,7 +83,12 @@ __all__ = [
     "adahessian", "scale_by_adahessian",
     "sophia", "scale_by_sophia", "SophiaState",
     # Parameter-free
-    "dog", "DoGState",
+    "dog", "dowg", "DoGState",
+    "dadapt_sgd", "DAdaptSGDState",
+    "dadapt_adagrad", "DAdaptAdaGradState",
+    "dadapt_adam", "DAdaptAdamState",
+    "prodigy", "ProdigyState",
+    "cocob", "scale_by_cocob", "COCOBState",
     # To chain with any of them
     "zero_small",
     "scale_by_momentum", "MomentumState",

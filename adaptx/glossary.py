@@ -59,6 +59,7 @@ def _choice(meaning: str, *choices: str, needs: str = "") -> Argument:
 
 
 _at_least_0, _above_0 = _number(lambda v: v >= 0), _number(lambda v: v > 0)
+_at_least_1 = _number(lambda v: v >= 1)
 _size = functools.partial(Argument, allowed=">= 0", test=_at_least_0)
 _positive = functools.partial(Argument, allowed="> 0", test=_above_0)
 _decay = functools.partial(Argument, allowed="in [0, 1)", test=_number(lambda v: 0 <= v < 1), decay=True)
@@ -160,6 +161,14 @@ GLOSSARY: dict[str, Argument] = {
     "clip_norm": _positive("the largest norm of a tensor's corrected gradient", none="off"),
     "exact": _switch("the gradients before are given, as `previous_grads`: this batch's at the parameters before"),
     "max_rms": _positive("the largest root mean square of a tensor's update, before the rate"),
+    "d0": _positive("the first estimate of the distance to a solution"),
+    "d_decay": _decay("decay of the sums that this estimate is made of", none="the root of b2"),
+    "d_coef": _positive("factor of every new estimate of the distance"),
+    "growth_rate": Argument(
+        "the most that the estimate of the distance is multiplied by in a step", ">= 1", _at_least_1, none="no limit"
+    ),
+    "safeguard_warmup": _switch("leave the learning rate out of the estimate's denominator, so that it may warm up"),
+    "caution": _positive("a bet's denominator is at least so many times the largest gradient"),
 }
 
 # Other libraries' names for what is called otherwise here (a hint is given where the factory has one of ours).
@@ -173,6 +182,12 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "sophia.rho": ("gamma",),
     "scale_by_sophia.rho": ("gamma",),
     "update_interval": ("update_every",),
+    "estim_lr0": ("d0",),
+    "estim_lr_coef": ("d_coef",),
+    "prodigy.beta3": ("d_decay",),
+    "init_estim_sq_dist": ("d0",),
+    "cocob.alpha": ("caution",),
+    "scale_by_cocob.alpha": ("caution",),
     "initial_accumulator_value": ("initial_accumulator",),  # Keras's too
     "initial_scale": ("initial_accumulator",),
     "eps_in_sqrt": ("eps_root", "eps"),
@@ -216,6 +231,8 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "beta3": ("b3",),
     "nus": ("nu1", "nu2"),
     "degenerate_to_sgd": ("degenerated_to_sgd",),
+    "dadapt_sgd.momentum": ("b1",),
+    "use_bias_correction": ("bias_correction",),
 }
 
 # What every docstring says, unless it says more.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -14,24 +15,32 @@ from adaptx.core.moments import Clock, abs_sq, divide, safe_sqrt, tree_sum
 from adaptx.core.registry import Paper, optimizer
 from adaptx.core.rounding import real, wider
 from adaptx.core.rule import Params, Rule, accumulator_dtype, copied
+from adaptx.optimizers.parameter_free.estimate import decayed
 
 
 class DoGState(NamedTuple):
-    """The state of DoG."""
+    """The state of DoG and DoWG."""
 
     count: Array  # t
     initial_params: Params  # x0, a copy
     distance: Array  # r, the largest distance from x0 so far
-    grad_sq: Array  # s, the sum of squared gradient norms
+    grad_sq: Array  # s, the sum of squared gradient norms; in DoWG v, in units of r^2
 
 
-def dog_rule(initial_distance: Any, eps: Any, eps_root: Any) -> Rule:
-    """DoG's equations; both sums run over the whole tree."""
+def relative(distance: Any) -> Callable[[list[Array]], Array]:
+    """A first distance, relative to 1 + the norm of the first parameters."""
 
     def first_distance(params: list[Array]) -> Array:
         width = wider(jnp.float32, *(real(accumulator_dtype(x)) for x in params))
         squares = [jnp.sum(abs_sq(jnp.asarray(x, accumulator_dtype(x)))) for x in params]
-        return initial_distance * (1 + safe_sqrt(tree_sum([jnp.zeros([]), *squares], width)))
+        return distance * (1 + safe_sqrt(tree_sum([jnp.zeros([]), *squares], width)))
+
+    return first_distance
+
+
+def dog_rule(first_distance: Any, eps: Any, eps_root: Any, weighted: bool = False) -> Rule:
+    """DoG's equations; both sums run over the whole tree. `weighted` is DoWG: each square counts times the squared
+    distance of its step, and the sum is kept in units of the newest one, which keeps it from overflowing."""
 
     def part(g: Array, s: DoGState, x: Array, t: Clock) -> tuple[Any, DoGState]:
         # An Inf shows in its own parameter, and through the distance everywhere a step later; sum_sq costs 20 % here.
@@ -39,13 +48,14 @@ def dog_rule(initial_distance: Any, eps: Any, eps_root: Any) -> Rule:
 
     def advance(s: DoGState, totals: tuple[Array, Array], t: Clock) -> DoGState:
         moved, squares = totals
-        return s._replace(distance=jnp.maximum(s.distance, safe_sqrt(moved)), grad_sq=s.grad_sq + squares)
+        r = jnp.maximum(s.distance, safe_sqrt(moved))
+        before = s.grad_sq * (s.distance / r) ** 2 if weighted else s.grad_sq
+        return s._replace(distance=r, grad_sq=before + squares)
 
     def step(g: Array, s: DoGState, x: Array, t: Clock) -> tuple[Array, DoGState]:
-        rate = t.learning_rate * divide(s.distance, safe_sqrt(s.grad_sq + eps_root), eps)
-        if t.weight_decay is None:
-            return -rate * g, s
-        return -rate * g - jnp.minimum(rate * t.weight_decay, 1) * x, s
+        r, root = s.distance, safe_sqrt(s.grad_sq + eps_root)
+        rate = t.learning_rate * (divide(r * r, r * root, eps) if weighted else divide(r, root, eps))
+        return decayed(-rate * g, rate, x, t), s
 
     slots, scalars = dict(initial_params=copied), dict(distance=first_distance, grad_sq=0.0)
     return Rule(DoGState, step, slots, scalars, part, advance, needs=("learning_rate", "params"))
@@ -96,4 +106,5 @@ def dog(
     batch normalisation start better from initial_distance=1e-4. Entries beyond the clamp of huge gradients (1e12 in
     float32) are cut one by one, which turns the direction; their sum is cut as a whole, which makes the steps smaller.
     """
-    return lift("dog", dog_rule(initial_distance, eps, eps_root), Descent(learning_rate, weight_decay, mask))
+    rule = dog_rule(relative(initial_distance), eps, eps_root)
+    return lift("dog", rule, Descent(learning_rate, weight_decay, mask))

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from adaptx.registry import GLOSSARY
-from tests.conformance.cases import Case, grads_like, params_like
+from tests.conformance.cases import Case, grads_like, params_like, with_a_trend
 from tests.conformance.law import law, leaves_named
 from tests.conformance.program import RECORDED, run
 from tests.conftest import x64
@@ -46,7 +46,7 @@ def equals_its_paper(case: Case) -> None:
         bounds["complex128"] = 1e-12
     for dtype, bound in bounds.items():
         with x64(dtype != "float32"):
-            params, grads = params_like(dtype), grads_like(RECORDED, dtype, SEED)
+            params, grads = params_like(dtype), with_a_trend(case, grads_like(RECORDED, dtype, SEED))
             result = run(case, params, grads)
         at = lambda tree, i: jax.tree.map(lambda a: np.asarray(a)[i], tree)
         iterates = [at(result.iterates, i) for i in range(RECORDED)] if dtype == "float32" else None
@@ -139,12 +139,13 @@ def _updates(case: Case, changes: list[dict[str, Any]]) -> list[Any]:
         # From the second step on small, so that second moments fall, which amsgrad is for; in the last one large again,
         # which clipping is for, and which turns the sign of short averages. Eight, since RAdam uses its second moment
         # from the fifth or sixth on. Of several sizes, so that bounds hold for some entries and not for others.
-        sizes = np.array([1, *[0.01] * 6, 3])[:, None] * np.array([0.3, 1, 30])
+        later = 1 if case.flag("reduces") == "tree" else 0.01  # nothing is learned of a distance from small ones
+        sizes = np.array([1, *[later] * 6, 3])[:, None] * np.array([0.3, 1, 30])
         # A vector, and an array whose last two axes are not its largest.
         shapes, spread = {"a": (3,), "b": (3, 2, 3)}, {"a": 1, "b": 0.2}
         params = {k: jnp.asarray(draw(*shape) * spread[k]) for k, shape in shapes.items()}
         scaled = lambda *shape: draw(8, *shape) * sizes.reshape(8, *[1] * (len(shape) - 1), 3)
-        grads = {k: jnp.asarray(scaled(*shape)) for k, shape in shapes.items()}
+        grads = with_a_trend(case, {k: jnp.asarray(scaled(*shape)) for k, shape in shapes.items()})
         return jax.tree.map(np.asarray, all_of_them(params, grads))
 
 
@@ -170,6 +171,8 @@ def _moved(name: str, value: Any) -> Any:
         return not value
     # An int shapes the program; a longer interval than the steps of the check would show nothing.
     numbers = (1, value + 1) if isinstance(value, int) else (0.5, 0.25, 4.0, 2.0, 0, 1, 2)
+    if argument.none == "no limit":  # one that binds
+        numbers = (1.0, *numbers)
     return next(v for v in numbers if v != value and argument.test(v))
 
 

@@ -27,7 +27,7 @@ def _points(case: Case, kinds: dict[str, Any], width: Any) -> dict[str, Any]:
     params = {k: draw(2).astype(dtype) for k, dtype in kinds.items()}
     grads = {k: draw(2, 2) for k in kinds}
     own = numbers(case)
-    smooth = {**own, **{name: value for name, value in (("eps", 1e-3), ("b2", 0.9)) if name in own}}
+    smooth = {**own, **{name: value for name, value in (("eps", 1e-3), ("b2", 0.9), ("d0", 0.1)) if name in own}}
     return {
         f"{steps}, {label}": {
             "numbers": {name: np.asarray(value, width) for name, value in values.items()},

@@ -166,6 +166,8 @@ def low_precision_tracks_float32(case: Case) -> None:
             pairs = zip(leaves_named(getattr(got, part)), jax.tree.leaves(getattr(expected, part)), strict=True)
             for (path, a), b in pairs:
                 a, b = wide(a), wide(b)
+                if part == "updates":  # a step beyond the range is rounded to its end
+                    b = np.clip(b, -float(jnp.finfo(dtype).max), float(jnp.finfo(dtype).max))
                 worst = np.max(np.abs(a - b) - 0.01 * np.abs(b) - (tiny if part == "updates" else 0), initial=0)
                 assert worst <= 0, f"{case.id} {dtype}, {part}{path}: {a.ravel()}, in float32 {b.ravel()}"
 

@@ -32,6 +32,10 @@ def norm(x: Any) -> Any:
     return sqrt(np.sum(abs(x) ** 2))
 
 
+def inner(a: Any, b: Any) -> Any:
+    return np.sum(np.real(np.conj(a) * b))
+
+
 def heavy_ball(b: Any, u: Any, momentum: float | None, nesterov: bool) -> tuple[Any, Any]:
     """Sutskever et al. 2013, with the rate outside the buffer: the direction and the buffer."""
     b = (momentum or 0) * b + u
