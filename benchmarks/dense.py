@@ -103,6 +103,9 @@ PAIRS: dict[str, Pair] = {
     "nadam": Pair("nadam", {}, optax.nadam, {}, "NAdam"),
     "lamb": Pair("lamb", {"weight_decay": 1e-2}, optax.lamb, {"weight_decay": 1e-2}),
     "dog": Pair("dog", {}, optax.contrib.dog, {}),
+    "sm3": Pair("sm3", {"eps_root": 1e-8}, optax.sm3, {}),
+    "madgrad": Pair("madgrad", {}, optax.contrib.madgrad, {}),
+    "rprop": Pair("rprop", {}, optax.rprop, {}, "Rprop"),
 }
 
 

@@ -60,10 +60,10 @@ def trees_do_not_matter(case: Case) -> None:
 
 
 def _reach(case: Case) -> str:
-    """How far a change in one entry's gradient is seen in three steps, counted in bits of the same program."""
+    """How far a change in one entry's gradient is seen in all recorded steps, counted in bits of the same program."""
     params, grads = params_like(), grads_like(RECORDED)
     changed = {**grads, "w": grads["w"].at[0, 1, 0].multiply(-1.5)}
-    before, after = (jax.tree.map(wide, run(case, params, g, 3).updates) for g in (grads, changed))
+    before, after = (jax.tree.map(wide, run(case, params, g).updates) for g in (grads, changed))
     differs = {k: (before[k] != after[k]).any(axis=0) for k in before}
     if differs["b"].any() or differs["s"].any():
         return "tree"
@@ -100,9 +100,12 @@ def coordinates_do_not_matter(case: Case) -> None:
     expected = permuted(jax.tree.map(wide, run(case, params, grads).updates))
     got = jax.tree.map(wide, run(case, permuted(params), permuted(grads)).updates)
     for leaf in got:
-        # Sums run in another order, and the last lanes of a vector may be computed by other instructions.
+        # Sums run in another order, and the last lanes of a vector may be computed by other instructions; the singular
+        # values of a whole tensor round a few times as often.
         error = np.abs(got[leaf] - expected[leaf]).max() / np.abs(expected[leaf]).max()
-        assert error <= 1e-6, f"{case.id}: {leaf} is {error:.1e} off after a permutation"
+        assert error <= (1e-6 if reduces == "element" else 4e-6), (
+            f"{case.id}: {leaf} is {error:.1e} off after a permutation"
+        )
 
 
 def drifts(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:

@@ -104,14 +104,18 @@ NO_NUMBER: tuple[Any, ...] = (
 )  # fmt: skip
 OUTSIDE: dict[str, tuple[Any, ...]] = {
     "in [0, 1)": (-1e-3, 1.0, 1, 1.5, np.float32(1.0), *NO_NUMBER),
+    "an int >= 0": (-1, 1.0, np.ones((), int), *NO_NUMBER),
     ">= 0": (-1e-3, -1, np.float32(-1.0), jnp.float32(-1.0), *NO_NUMBER),
     "> 0": (0.0, 0, -1e-3, *NO_NUMBER),
+    ">= 1": (0.999, 0, -1.0, *NO_NUMBER),
     "True or False": (1, 0.0, "True", [True]),
 }
 INSIDE: dict[str, tuple[Any, ...]] = {
     "in [0, 1)": (0.0, 0.5, np.float32(0.5), jnp.float32(0.5)),
+    "an int >= 0": (0, 1, np.int32(2)),
     ">= 0": (0.0, 1, np.float32(0.1), jnp.float32(0.1)),
     "> 0": (1e-3, 1, jnp.float32(0.1)),
+    ">= 1": (1.0, 1, jnp.float32(1.5)),
     "True or False": (True, False),
 }
 
