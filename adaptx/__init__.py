@@ -3,9 +3,14 @@
 from adaptx import curvature, hyperparams, registry, sparse, tune
 from adaptx.optimizers.adagrad.adadelta import AdadeltaState, adadelta, scale_by_adadelta
 from adaptx.optimizers.adagrad.adagrad import AdaGradState, adagrad, scale_by_adagrad
+from adaptx.optimizers.adagrad.adagrad_da import AdaGradDAState, adagrad_da
+from adaptx.optimizers.adagrad.adagrad_full import AdaGradFullState, adagrad_full, scale_by_adagrad_full
 from adaptx.optimizers.adagrad.adagrad_norm import AdaGradNormState, adagrad_norm, scale_by_adagrad_norm
 from adaptx.optimizers.adagrad.ftrl import FTRLState, ftrl
+from adaptx.optimizers.adagrad.kate import KATEState, kate, scale_by_kate
+from adaptx.optimizers.adagrad.madgrad import MADGRADState, madgrad
 from adaptx.optimizers.adagrad.rmsprop import RMSPropState, rmsprop, scale_by_rmsprop
+from adaptx.optimizers.adagrad.sm3 import SM3State, scale_by_sm3, sm3
 from adaptx.optimizers.adam.adabelief import adabelief, scale_by_adabelief
 from adaptx.optimizers.adam.adabound import adabound
 from adaptx.optimizers.adam.adam import AdamState, adam, adamw, scale_by_adam
@@ -38,6 +43,7 @@ from adaptx.optimizers.parameter_free.dadapt_sgd import DAdaptSGDState, dadapt_s
 from adaptx.optimizers.parameter_free.dog import DoGState, dog
 from adaptx.optimizers.parameter_free.dowg import dowg
 from adaptx.optimizers.parameter_free.prodigy import ProdigyState, prodigy
+from adaptx.optimizers.sign.rprop import RpropState, rprop
 from adaptx.optimizers.trust_ratio.lamb import lamb
 from adaptx.wrappers.cautious import cautious
 from adaptx.wrappers.graft import GraftState, graft
@@ -55,7 +61,12 @@ __all__ = [
     # AdaGrad and its line
     "adagrad", "scale_by_adagrad", "AdaGradState",
     "adagrad_norm", "scale_by_adagrad_norm", "AdaGradNormState",
+    "adagrad_full", "scale_by_adagrad_full", "AdaGradFullState",
+    "sm3", "scale_by_sm3", "SM3State",
+    "kate", "scale_by_kate", "KATEState",
     "ftrl", "FTRLState",
+    "adagrad_da", "AdaGradDAState",
+    "madgrad", "MADGRADState",
     "rmsprop", "scale_by_rmsprop", "RMSPropState",
     "adadelta", "scale_by_adadelta", "AdadeltaState",
     # Adam and its line
@@ -77,6 +88,8 @@ __all__ = [
     "ademamix", "scale_by_ademamix", "AdEMAMixState",
     "simplified_ademamix", "scale_by_simplified_ademamix",
     "novograd", "scale_by_novograd", "NovoGradState",
+    # Signs
+    "rprop", "RpropState",
     # Trust ratio
     "lamb",
     # Curvature: the Hessian's diagonal

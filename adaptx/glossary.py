@@ -25,6 +25,7 @@ class Argument(NamedTuple):
     choices: tuple[str, ...] = ()
     none: str = ""  # what None means, where it is allowed
     needs: str = ""  # the argument without which this one would change nothing
+    limit: bool = False  # refuses what is beyond it, and changes nothing else
 
 
 def is_number(value: Any) -> bool:
@@ -64,6 +65,11 @@ _size = functools.partial(Argument, allowed=">= 0", test=_at_least_0)
 _positive = functools.partial(Argument, allowed="> 0", test=_above_0)
 _decay = functools.partial(Argument, allowed="in [0, 1)", test=_number(lambda v: 0 <= v < 1), decay=True)
 _part = functools.partial(Argument, allowed="in [0, 1]", test=_number(lambda v: 0 <= v <= 1))
+_at_least_0, _above_0, _at_least_1 = _number(lambda v: v >= 0), _number(lambda v: v > 0), _number(lambda v: v >= 1)
+_fraction = _number(lambda v: 0 <= v < 1)
+_size = functools.partial(Argument, allowed=">= 0", test=_at_least_0)
+_positive = functools.partial(Argument, allowed="> 0", test=_above_0)
+_decay = functools.partial(Argument, allowed="in [0, 1)", test=_fraction, decay=True)
 _rate = functools.partial(
     Argument,
     allowed="a number, array or schedule >= 0",
@@ -92,7 +98,9 @@ GLOSSARY: dict[str, Argument] = {
     "b3": _decay("decay of the third average, beside those of b1 and b2"),
     "eps": _size("added to the root in the denominator (outside); in adopt and sophia the least it may be"),
     "eps_root": _size("added under the root (inside)"),
-    "momentum": _decay("decay of a momentum buffer over the directions, before the rate", none="off"),
+    "momentum": _decay(
+        "decay of the momentum: of a buffer over the directions, before the rate, or of the iterates", none="off"
+    ),
     "nesterov": _switch("look one momentum step ahead; needs momentum", needs="momentum"),
     "weight_decay": _rate("decoupled decay, times the learning rate (unless a `kind` says otherwise)", none="off"),
     "mask": _mask("where the decay applies; needs weight_decay", none="everywhere", needs="weight_decay"),
@@ -102,6 +110,12 @@ GLOSSARY: dict[str, Argument] = {
     "l2": _size("l2 penalty, inside the rule", none="off"),
     "beta": _size("added to the root of the sum: the larger, the smaller the first steps"),
     "max_norm": _positive("a row that a step leaves longer is cut to this norm", none="off"),
+    "eta": _size("weight of the squared gradients in the numerator"),
+    "eta_minus": Argument("what a step size is multiplied by where the gradient turns", "in [0, 1)", _fraction),
+    "eta_plus": Argument("what a step size is multiplied by where the gradient keeps its sign", ">= 1", _at_least_1),
+    "min_step_size": _size("the smallest step size"),
+    "max_step_size": _positive("the largest step size"),
+    "max_size": _count("the most elements that a tensor may have: with n, it keeps n x n numbers", limit=True),
     "centered": _switch("subtract the squared mean from the second moment (a variance, clamped at 0)"),
     "bias_correction": _switch("divide each moment by 1 - b^t of its decay b, for its zero start"),
     "amsgrad": _switch("divide by the largest second moment so far"),
@@ -195,6 +209,11 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "scale_by_radam.threshold": ("rho_threshold",),
     "use_clipping": ("clip_power",),
     "clip_value_fn": ("clip_power",),
+    "etas": ("eta_minus", "eta_plus"),  # torch's Rprop
+    "step_sizes": ("min_step_size", "max_step_size"),
+    "initial_gradient_squared_accumulator_value": ("initial_accumulator",),  # TensorFlow's AdagradDA
+    "l1_regularization_strength": ("l1",),
+    "l2_regularization_strength": ("l2",),
     # torch and Keras
     "lr": ("learning_rate",),
     "betas": ("b1", "b2"),

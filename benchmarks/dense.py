@@ -123,6 +123,9 @@ PAIRS: dict[str, Pair] = {
     "lamb": Pair("lamb", {"weight_decay": 1e-2}, optax.lamb, {"weight_decay": 1e-2}),
     "dog": Pair("dog", {}, optax.contrib.dog, {}),
     "sophia": Pair("sophia", {}, optax.contrib.sophia, {"weight_decay": 0.2, "hessian_diagonal_fn": given_hessian()}),
+    "sm3": Pair("sm3", {"eps_root": 1e-8}, optax.sm3, {}),
+    "madgrad": Pair("madgrad", {}, optax.contrib.madgrad, {}),
+    "rprop": Pair("rprop", {}, optax.rprop, {}, "Rprop"),
 }
 
 

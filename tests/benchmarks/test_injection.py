@@ -11,11 +11,12 @@ import adaptx
 from benchmarks import dense, injection
 from benchmarks.dense import QUICK_TREES, Tree
 from benchmarks.side_by_side import Times
+from tests.conformance.cases import is_limited
 
 SMALL = Tree(leaves=3, size=1 << 14, first_calls=1)
 
 
-@pytest.mark.parametrize("name", adaptx.registry.OPTIMIZERS)
+@pytest.mark.parametrize("name", [name for name in adaptx.registry.OPTIMIZERS if not is_limited(name)])
 def test_an_injected_step_moves_and_holds_what_the_closed_over_one_does(name: str) -> None:
     """Scalars apart: in float32 a number that is traced is read from memory, and nothing of a leaf's size is."""
     injected, closed, _, *_ = injection.builders(name).values()

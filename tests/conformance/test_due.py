@@ -22,7 +22,7 @@ DUE = """
     G1 G2
     H1 H2 H3 H4 H5 H6
     I1
-    K2 K3
+    K2 K3 K4
     L1 L4 L7 L8
 """.split()
 # E6 (bias corrections) is tests/core/test_moments.py; L3 is `make mutate`; L5 is `make test-oldest` and `test-latest`.

@@ -125,6 +125,35 @@ def ftrl(g: Any, x: Any, k: Any) -> Any:
     return np.where(abs(z) <= k.learning_rate * l1, -x, -k.learning_rate * (pull - l1 * np.sign(z)) / h)
 
 
+def adagrad_full(g: Any, x: Any, k: Any) -> Any:
+    return decayed(g / (norm(g) + k.eps), x, k)
+
+
+def adagrad_da(g: Any, x: Any, k: Any) -> Any:
+    h, l1, l2 = sqrt(k.initial_accumulator + g**2) + k.eps, k.l1 or 0, k.l2 or 0
+    w = h * x - k.learning_rate * g
+    shrunk = np.sign(w) * np.maximum(abs(w) - k.learning_rate * l1, 0)
+    return shrunk / (h + k.learning_rate * l2) - x
+
+
+def sm3(g: Any, x: Any, k: Any) -> Any:
+    return decayed((1 - (k.momentum or 0)) * g / (sqrt(g**2 + k.eps_root) + k.eps), x, k)
+
+
+def kate(g: Any, x: Any, k: Any) -> Any:
+    return decayed(g / (g**2 + k.eps) * sqrt(k.eta * g**2 + g**2 / (g**2 + k.eps)), x, k)
+
+
+def madgrad(g: Any, x: Any, k: Any) -> Any:
+    rate = k.learning_rate
+    pull = rate * g / (np.cbrt(rate * g**2) + k.eps)
+    return -(1 - (k.momentum or 0)) * pull - rate * (k.weight_decay or 0) * x
+
+
+def rprop(g: Any, x: Any, k: Any) -> Any:
+    return -k.learning_rate * np.sign(g)
+
+
 # Name -> the first update; for a tree-level method g and x are the whole tree as one vector.
 FIRST_STEPS: Mapping[str, First] = {
     "adagrad": adagrad,
@@ -151,4 +180,10 @@ FIRST_STEPS: Mapping[str, First] = {
     "lamb": lamb,
     "dog": dog,
     "ftrl": ftrl,
+    "adagrad_full": adagrad_full,
+    "adagrad_da": adagrad_da,
+    "sm3": sm3,
+    "kate": kate,
+    "madgrad": madgrad,
+    "rprop": rprop,
 }

@@ -213,10 +213,27 @@ def _ignores_eps_root(case: Case) -> Case:
     return dataclasses.replace(case, factory=factory)
 
 
+def _refuses_beyond(case: Case, name: str) -> None:
+    """A limit of 2 refuses a vector of 3, at init, in one line that names it; a vector of 2 passes."""
+    tx = case.tx(**{name: 2})
+    tx.init({"a": jnp.zeros(2)})
+    try:
+        tx.init({"a": jnp.zeros(3)})
+    except ValueError as error:
+        said = str(error)
+    else:
+        said = ""
+    assert name in said, f"{case.id}: {name}=2 does not refuse a vector of 3"
+    assert "\n" not in said, f"{case.id}: more than one line: {said}"
+
+
 @law("A5", tier="O", plant=_ignores_eps_root)
 def every_argument_is_alive(case: Case) -> None:
     """Moving any one argument changes the updates, or is rejected because what it needs is off."""
-    moves = [{name: _moved(name, value)} for name, value in _arguments(case).items()]
+    arguments = _arguments(case)
+    for name in (name for name in arguments if GLOSSARY[name].limit):
+        _refuses_beyond(case, name)
+    moves = [{name: _moved(name, value)} for name, value in arguments.items() if not GLOSSARY[name].limit]
     base, *results = _updates(case, [{}, *moves])
     fullest = case.index == len(case.entry.cases) - 1
     for move, updates in zip(moves, results, strict=True):

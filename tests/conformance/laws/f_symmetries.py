@@ -102,9 +102,12 @@ def coordinates_do_not_matter(case: Case) -> None:
     expected = permuted(jax.tree.map(wide, run(case, params, grads).updates))
     got = jax.tree.map(wide, run(case, permuted(params), permuted(grads)).updates)
     for leaf in got:
-        # Sums run in another order, and the last lanes of a vector may be computed by other instructions.
+        # Sums run in another order, and the last lanes of a vector may be computed by other instructions; the singular
+        # values of a whole tensor round a few times as often.
         error = np.abs(got[leaf] - expected[leaf]).max() / np.abs(expected[leaf]).max()
-        assert error <= 1e-6, f"{case.id}: {leaf} is {error:.1e} off after a permutation"
+        assert error <= (1e-6 if reduces == "element" else 4e-6), (
+            f"{case.id}: {leaf} is {error:.1e} off after a permutation"
+        )
 
 
 def drifts(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:

@@ -111,6 +111,7 @@ OUTSIDE: dict[str, tuple[Any, ...]] = {
     ">= 0": (-1e-3, -1, np.float32(-1.0), jnp.float32(-1.0), *NO_NUMBER),
     "> 0": (0.0, 0, -1e-3, *NO_NUMBER),
     ">= 1": (0.5, 0, -1, *NO_NUMBER),
+    "an int >= 0": (-1, 1.0, np.ones((), int), *NO_NUMBER),
     "True or False": (1, 0.0, "True", [True]),
 }
 INSIDE: dict[str, tuple[Any, ...]] = {
@@ -122,6 +123,7 @@ INSIDE: dict[str, tuple[Any, ...]] = {
     ">= 0": (0.0, 1, np.float32(0.1), jnp.float32(0.1)),
     "> 0": (1e-3, 1, jnp.float32(0.1)),
     ">= 1": (1, 1.5, jnp.float32(100)),
+    "an int >= 0": (0, 1, np.int32(2)),
     "True or False": (True, False),
 }
 

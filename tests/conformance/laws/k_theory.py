@@ -12,6 +12,7 @@ import optax
 
 from tests.conformance.cases import Case
 from tests.conformance.law import law
+from tests.conftest import x64
 
 ROUNDS, PLAYERS, SIZE = 1000, 4, 8
 
@@ -119,3 +120,51 @@ def _last(tx: optax.GradientTransformationExtraArgs) -> Any:
 
     start = jnp.zeros([])
     return jax.jit(lambda: jax.lax.scan(period, (start, tx.init(start)), length=1000)[1][-1])()
+
+
+def _sm3_lemmas(gs: np.ndarray, states: list[Any]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Anil et al. 2019, claim 2 and proposition 3: the sums of squares <= SM3-II's bound <= SM3-I's bound."""
+    sums = np.cumsum(gs**2, 0)
+    smallest = lambda rows, columns: np.minimum(rows[:, :, None], columns[:, None, :])
+    second = smallest(*(np.stack([s.cover["w"][axis] for s in states]) for axis in (0, 1)))
+    first = smallest(*(np.cumsum(np.max(gs**2, axis), 0) for axis in (2, 1)))
+    return {"the sums of squares and SM3-II": (sums, second), "SM3-II and SM3-I": (second, first)}
+
+
+# Optimizer -> from the gradients of a matrix and the states after them: what is compared, the smaller and the larger.
+LEMMAS = {"sm3": _sm3_lemmas}
+
+
+def _forgets_a_tenth(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+    """A cover that decays, as an average does: it bounds nothing."""
+    return optax.GradientTransformationExtraArgs(
+        tx.init, lambda g, s, p: tx.update(g, s._replace(cover=jax.tree.map(lambda v: 0.9 * v, s.cover)), p)
+    )
+
+
+@law(
+    "K4",
+    tier="O",
+    plant=lambda case: case.broken(_forgets_a_tenth),
+    planted_on="sm3",
+    applies=lambda case: case.entry.name in LEMMAS and case.index == 0,
+)
+def bounds_are_bounds(case: Case) -> None:
+    """What a factored method keeps for rows and columns bounds every entry as its lemma says, at each of 200 steps."""
+    rng = np.random.default_rng(0)
+    # Rows and columns of their own sizes, as in embeddings, and most entries zero.
+    sizes = 10 ** rng.uniform(-2, 2, (5, 1)) * 10 ** rng.uniform(-2, 2, (1, 4))
+    with x64():
+        gs = sizes * rng.normal(size=(200, 5, 4)) * (rng.random((200, 5, 4)) < 0.3)
+        tx, x = case.tx(), {"w": jnp.zeros((5, 4))}
+
+        def step(state: Any, g: Any) -> Any:
+            state = tx.update({"w": g}, state, x)[1]
+            return state, state
+
+        states = jax.jit(lambda s, gs: jax.lax.scan(step, s, gs)[1])(tx.init(x), jnp.asarray(gs))
+        states = jax.tree.map(np.asarray, states)
+    each = [jax.tree.map(lambda a, t=t: a[t], states) for t in range(len(gs))]
+    for what, (smaller, larger) in LEMMAS[case.entry.name](gs, each).items():
+        excess = np.max(smaller - larger * (1 + 1e-12))  # both are sums in some order
+        assert excess <= 0, f"{case.id}: {what}: the first is larger by up to {excess:.3g}"

@@ -19,6 +19,15 @@ from tests.conftest import x64
 from tests.equations.references.loop import hessian_of
 
 START, STEP = "Start:", "Step t = 1, 2, ...:"
+
+
+def power(G: np.ndarray, p: float) -> np.ndarray:
+    """A power of a positive semi-definite matrix, within its range."""
+    values, vectors = np.linalg.eigh(G)
+    seen = values > 1e-14 * values[-1]
+    return (vectors[:, seen] * values[seen] ** p) @ vectors[:, seen].conj().T
+
+
 # What an equation may use beside the arguments and its own names.
 WORDS = dict(
     sqrt=np.sqrt,
@@ -33,6 +42,8 @@ WORDS = dict(
     exp=np.exp,
     log=np.log,
     arctan2=np.arctan2,
+    outer=np.outer,
+    power=power,
     norm=lambda a: np.sqrt(np.sum(np.abs(a) ** 2)),
 )
 
@@ -63,7 +74,9 @@ def documented_formula_is_the_code(case: Case) -> None:
     for name in parameters:
         assert re.search(rf"^    {name}: .", doc, re.MULTILINE), f"{case.id}: {name} is not listed in the docstring"
         in_formula = re.search(rf"\b{name}\b", start + "\n" + step)
-        where_or_what = GLOSSARY[name].choices or name == "mask"  # not a part of the equations on one array
+        where_or_what = (
+            GLOSSARY[name].choices or GLOSSARY[name].limit or name == "mask"
+        )  # not a part of the equations on one array
         assert in_formula or where_or_what, f"{case.id}: {name} is in no equation"
     direction = case.entry.direction
     if direction is not None:

@@ -87,3 +87,70 @@ def adadelta(
         u = sqrt(E_dx2 + eps_root) / (sqrt(E_g2 + eps_root) + eps) * g
         E_dx2 = b2 * E_dx2 + (1 - b2) * abs(u) ** 2
         yield -learning_rate * (u + weight_decay * x), {"nu": E_g2, "delta_sq": E_dx2}
+
+
+def adagrad_full(
+    steps: Steps, learning_rate: Any, eps: Any = 1e-10, max_size: int = 1024, weight_decay: Any = 0.0
+) -> Yields:
+    """Duchi, Hazan, Singer 2011, figure 1, full: S = G^1/2, H = eps I + S on the span of the gradients, which are the
+    rows of a matrix; its singular vectors are G's eigenvectors.
+    """
+    rows = []
+    for _, x, g in steps:
+        rows.append(np.ravel(g).conj())
+        _, s, vh = np.linalg.svd(np.array(rows), full_matrices=False)
+        s, vh = s[s > 1e-12 * s[0]], vh[s > 1e-12 * s[0]]
+        u = vh.conj().T @ (vh @ np.ravel(g) / (s + eps))
+        yield -learning_rate * (u.reshape(np.shape(g)) + weight_decay * x), {"root": (vh.conj().T * s) @ vh}
+
+
+def adagrad_da(
+    steps: Steps, learning_rate: Any, initial_accumulator: Any = 0.1, eps: Any = 0.0, l1: Any = None, l2: Any = None
+) -> Yields:
+    """Duchi, Hazan, Singer 2011, equation 3 and section 5's closed form, its function centred at the first x:
+    minimise eta <mean g, x> + eta phi(x) + h (x - x_0)^2 / 2t, phi = l1 |x| + l2 x^2 / 2.
+    """
+    squares, mean, x_0, eta = initial_accumulator, 0, None, learning_rate
+    for t, x, g in steps:
+        x_0 = x if t == 1 else x_0
+        squares, mean = squares + abs(g) ** 2, mean + (g - mean) / t
+        h = sqrt(squares) + eps
+        target = h * x_0 / t - eta * mean
+        shrunk = maximum(abs(target) - eta * (l1 or 0), 0) * np.sign(target)
+        new = shrunk / (h / t + eta * (l2 or 0))
+        yield new - x, {"nu": squares, "grad_sum": eta * t * mean}
+
+
+def sm3(
+    steps: Steps, learning_rate: Any, momentum: Any = 0.9, eps: Any = 0.0, eps_root: Any = 0.0, weight_decay: Any = 0.0
+) -> Yields:
+    """Anil et al. 2019, SM3-II: nu_t(i) = min over the sets r with i of mu_t-1(r), + g_t(i)^2; mu_t(r) = max nu_t."""
+    m, nu, beta = 0, None, momentum or 0
+    for _, x, g in steps:
+        nu = np.zeros(np.shape(g)) if nu is None else nu
+        others = [tuple(b for b in range(np.ndim(g)) if b != a) for a in range(np.ndim(g))]
+        cover = [nu.max(axes, keepdims=True) for axes in others] or [nu]
+        nu = np.min(np.broadcast_arrays(*cover), 0) + abs(g) ** 2
+        m = beta * m + (1 - beta) * g / (sqrt(nu + eps_root) + eps)
+        yield -learning_rate * (m + weight_decay * x), {"trace": m}
+
+
+def kate(steps: Steps, learning_rate: Any, eta: Any = 1e-3, eps: Any = 1e-8, weight_decay: Any = 0.0) -> Yields:
+    """Choudhury et al. 2024, algorithm 1, b_-1 = m_-1 = 0, with the eps of the authors' code."""
+    b_squared, m_squared = 0, 0
+    for _, x, g in steps:
+        b_squared = b_squared + abs(g) ** 2
+        m_squared = m_squared + eta * abs(g) ** 2 + abs(g) ** 2 / (b_squared + eps)
+        u = sqrt(m_squared) / (b_squared + eps) * g
+        yield -learning_rate * (u + weight_decay * x), {"nu": b_squared, "numerator": m_squared}
+
+
+def madgrad(steps: Steps, learning_rate: Any, momentum: Any = 0.9, eps: Any = 1e-6, weight_decay: Any = 0.0) -> Yields:
+    """Defazio, Jelassi 2021, algorithm 1, c = 1 - momentum; the decay as the authors' code decouples it."""
+    s, nu, x_0, c = 0, 0, None, 1 - (momentum or 0)
+    for t, x, g in steps:
+        x_0 = x if t == 1 else x_0
+        lamb = learning_rate * sqrt(t)
+        s, nu = s + lamb * g, nu + lamb * abs(g) ** 2
+        z = x_0 - s / (np.cbrt(nu) + eps)
+        yield (1 - c) * x + c * z - learning_rate * weight_decay * x - x, {"grad_sum": s, "nu": nu}
