@@ -138,6 +138,7 @@ def _updates(case: Case, changes: list[dict[str, Any]]) -> list[Any]:
         sizes = np.array([[1], [0.01], [0.01], [0.01], [0.01]]) * np.array([[0.3, 1, 30]])
         params = {key: jnp.asarray(draw(3)) for key in "ab"}
         grads = {key: jnp.asarray(draw(5, 3) * sizes) for key in "ab"}
+        grads["a"] = grads["a"].at[:, 1].set(abs(grads["a"][:, 1]))  # and one keeps its sign
         return jax.tree.map(np.asarray, all_of_them(params, grads))
 
 
