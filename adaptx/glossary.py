@@ -82,7 +82,7 @@ _mask = functools.partial(
     allowed="a prefix tree of bools, known when the step is compiled, or a function giving one",
     test=lambda v: callable(v) or all(map(is_flag, jax.tree.leaves(v))),
 )
-_steps = functools.partial(Argument, allowed=">= 1", test=_number(lambda v: v >= 1))
+_duration = functools.partial(Argument, allowed=">= 1", test=_number(lambda v: v >= 1))
 _count = functools.partial(Argument, allowed="an int >= 0", test=is_count, static=True)
 _steps = functools.partial(Argument, allowed="an int >= 1", test=lambda v: is_count(v, 1), static=True)
 _transformation = functools.partial(
@@ -132,10 +132,12 @@ GLOSSARY: dict[str, Argument] = {
     "final_learning_rate": _rate("the SGD rate that both bounds tend to"),
     "gamma": _positive("how fast the bounds close; in sophia, what the average of the Hessian is multiplied by"),
     "alpha": _rate("the weight of what stands beside the first moment: old gradients, or the newest one"),
-    "alpha_warmup": _steps("steps in which alpha rises from 0, in a line", none="no warm-up"),
-    "b1_warmup": _steps("steps in which the half-life of b1 rises from that of b1_start, in a line", none="no warm-up"),
+    "alpha_warmup": _duration("steps in which alpha rises from 0, in a line", none="no warm-up"),
+    "b1_warmup": _duration(
+        "steps in which the half-life of b1 rises from that of b1_start, in a line", none="no warm-up"
+    ),
     "b1_start": _decay("where the warm-up of b1 starts; needs b1_warmup", none="0.9", needs="b1_warmup"),
-    "b3_warmup": _steps("steps in which the half-life of b3 rises from that of b1, in a line", none="no warm-up"),
+    "b3_warmup": _duration("steps in which the half-life of b3 rises from that of b1, in a line", none="no warm-up"),
     "amplitude": _positive("what the arc tangent is multiplied by"),
     "stretch": _positive("what the root is multiplied by inside the arc tangent"),
     "clipping_threshold": _positive(

@@ -2,6 +2,7 @@
 
 _WAITS = "the law looks at one or two steps, and this RAdam stands still until it has seen five gradients"
 _FLOOR = "its eps is the least that the denominator counts for: where it is not reached, the derivative by it is 0"
+_BOUNDS = "no step comes near the default bounds, 1e-6 and 50, whose derivatives are 0; rprop-1 meets both"
 
 LEDGER: dict[tuple[str, str], str] = {
     ("D1", "radam-1"): _WAITS,
@@ -11,4 +12,5 @@ LEDGER: dict[tuple[str, str], str] = {
     ("H6", "adopt-0"): _FLOOR,
     ("H6", "adopt-1"): _FLOOR,
     ("H6", "adopt-2"): _FLOOR,
+    ("H6", "rprop-0"): _BOUNDS,
 }

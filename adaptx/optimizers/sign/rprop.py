@@ -52,7 +52,7 @@ def rprop_rule(eta_minus: Any, eta_plus: Any, min_step_size: Any, max_step_size:
     normalised=True,
     scale_free=True,
     cases=(
-        dict(learning_rate=0.4),
+        dict(learning_rate=0.45),
         dict(learning_rate=0.3, eta_minus=0.4, eta_plus=1.5, min_step_size=0.1, max_step_size=0.6),
     ),
 )

@@ -146,6 +146,7 @@ def _updates(case: Case, changes: list[dict[str, Any]]) -> list[Any]:
         params = {k: jnp.asarray(draw(*shape) * spread[k]) for k, shape in shapes.items()}
         scaled = lambda *shape: draw(8, *shape) * sizes.reshape(8, *[1] * (len(shape) - 1), 3)
         grads = with_a_trend(case, {k: jnp.asarray(scaled(*shape)) for k, shape in shapes.items()})
+        grads["a"] = grads["a"].at[:, 1].set(abs(grads["a"][:, 1]))  # and one keeps its sign
         return jax.tree.map(np.asarray, all_of_them(params, grads))
 
 

@@ -64,7 +64,7 @@ def trees_do_not_matter(case: Case) -> None:
 def _reach(case: Case) -> str:
     """How far a change in one entry's gradient is seen in a run, counted in bits of the same program."""
     params, grads = params_like(), with_a_trend(case, grads_like(RECORDED))
-    changed = {**grads, "w": grads["w"].at[0, 1, 0].multiply(-1.5)}
+    changed = {**grads, "w": grads["w"].at[0, 1, 0].multiply(-3.0)}
     before, after = (jax.tree.map(wide, run(case, params, g).updates) for g in (grads, changed))
     differs = {k: (before[k] != after[k]).any(axis=0) for k in before}
     if differs["b"].any() or differs["s"].any():
