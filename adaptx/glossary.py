@@ -247,7 +247,7 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "schedule_free.momentum": ("b1",),
     "mars.gamma": ("correction",),
     "is_approx": ("exact",),
-    "clipping_threshold": ("max_rms",),
+    "update_clipping.clipping_threshold": ("max_rms",),
     "update_clipping.threshold": ("max_rms",),
     "beta3": ("b3",),
     "nus": ("nu1", "nu2"),
