@@ -10,8 +10,14 @@ from adaptx.optimizers.adam.adabound import adabound
 from adaptx.optimizers.adam.adam import AdamState, adam, adamw, scale_by_adam
 from adaptx.optimizers.adam.adamax import AdamaxState, adamax, scale_by_adamax
 from adaptx.optimizers.adam.nadam import NAdamState, nadam, scale_by_nadam
+from adaptx.optimizers.factored.adafactor import AdafactorState, adafactor
+from adaptx.optimizers.factored.adam_mini import adam_mini, scale_by_adam_mini
+from adaptx.optimizers.factored.came import CAMEState, came, scale_by_came
 from adaptx.optimizers.parameter_free.dog import DoGState, dog
+from adaptx.optimizers.sign.lion import LionState, lion, scale_by_lion
+from adaptx.optimizers.sign.signum import SignumState, scale_by_signum, signum
 from adaptx.optimizers.trust_ratio.lamb import lamb
+from adaptx.optimizers.trust_ratio.lars import LARSState, lars
 from adaptx.wrappers.zero_small import zero_small
 
 __version__ = "0.1.0"
@@ -29,8 +35,16 @@ __all__ = [
     "adamax", "scale_by_adamax", "AdamaxState",
     "nadam", "scale_by_nadam", "NAdamState",
     "adabound",
+    # The sign line
+    "lion", "scale_by_lion", "LionState",
+    "signum", "scale_by_signum", "SignumState",
+    # Factored and shared second moments
+    "adafactor", "AdafactorState",
+    "came", "scale_by_came", "CAMEState",
+    "adam_mini", "scale_by_adam_mini",
     # Trust ratio
     "lamb",
+    "lars", "LARSState",
     # Parameter-free
     "dog", "DoGState",
     # To chain with any of them

@@ -102,6 +102,12 @@ PAIRS: dict[str, Pair] = {
     "adamax": Pair("adamax", {}, optax.adamax, {}, "Adamax"),
     "nadam": Pair("nadam", {}, optax.nadam, {}, "NAdam"),
     "lamb": Pair("lamb", {"weight_decay": 1e-2}, optax.lamb, {"weight_decay": 1e-2}),
+    "lion": Pair("lion", {"weight_decay": 1e-3}, optax.lion, {}),
+    "signum": Pair("signum", {}, optax.signum, {}),
+    "lars": Pair("lars", {}, optax.lars, {}),
+    "adafactor": Pair(
+        "adafactor", {"min_dim_size_to_factor": 128, "relative_step": False, "factored": "largest"}, optax.adafactor, {}
+    ),
     "dog": Pair("dog", {}, optax.contrib.dog, {}),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import optax
@@ -12,7 +13,7 @@ from adaptx.core.descent import Descent
 from adaptx.core.lift import lift
 from adaptx.core.moments import Clock, Decay, abs_sq, debias, divide, ema, safe_sqrt
 from adaptx.core.registry import Paper, checked, optimizer
-from adaptx.core.rule import Params, Rule, real_zeros, zeros
+from adaptx.core.rule import Params, Rule, Slot, real_zeros, zeros
 
 
 class AdamState(NamedTuple):
@@ -24,19 +25,28 @@ class AdamState(NamedTuple):
     nu_max: Params = None  # the largest v so far; amsgrad only
 
 
-def adam_rule(b1: Any, b2: Any, eps: Any, eps_root: Any, amsgrad: bool = False) -> Rule:
-    """Adam's equations on one array."""
+def adam_rule(
+    b1: Any,
+    b2: Any,
+    eps: Any,
+    eps_root: Any,
+    amsgrad: bool = False,
+    *,
+    square: Callable[[Array], Array] = abs_sq,
+    nu: Slot = real_zeros,
+) -> Rule:
+    """Adam's equations on one array; v averages `square` of the gradient, from `nu` on."""
     b1, b2 = Decay.of(b1), Decay.of(b2)
 
     def step(g: Array, s: AdamState, x: Any, t: Clock) -> tuple[Array, AdamState]:
         m = ema(s.mu, g, b1)
-        v = ema(s.nu, abs_sq(g), b2)
+        v = ema(s.nu, square(g), b2)
         v_max = jnp.maximum(s.nu_max, v) if amsgrad else None
         m_hat = debias(m, b1, t)
         v_hat = debias(v if v_max is None else v_max, b2, t)
         return divide(m_hat, safe_sqrt(v_hat + eps_root), eps), s._replace(mu=m, nu=v, nu_max=v_max)
 
-    slots = dict(mu=zeros, nu=real_zeros, nu_max=real_zeros if amsgrad else None)
+    slots = dict(mu=zeros, nu=nu, nu_max=nu if amsgrad else None)
     return Rule(AdamState, step, slots, decays=(b1, b2))
 
 

@@ -134,10 +134,13 @@ def _updates(case: Case, changes: list[dict[str, Any]]) -> list[Any]:
         draw = lambda *shape: rng.uniform(0.5, 1.5, shape) * rng.choice([-1, 1], shape)
         rng = np.random.default_rng(3)
         # From the second step on small, so that second moments fall, which amsgrad is for; of several sizes, so that
-        # bounds on the step hold for some entries and not for others.
-        sizes = np.array([[1], [0.01], [0.01], [0.01], [0.01]]) * np.array([[0.3, 1, 30]])
-        params = {key: jnp.asarray(draw(3)) for key in "ab"}
-        grads = {key: jnp.asarray(draw(5, 3) * sizes) for key in "ab"}
+        # bounds on the step hold for some entries and not for others; the last one turns the sign of short averages.
+        # A vector, and a smaller array whose last two axes are not its largest.
+        sizes = np.array([1, 0.01, 0.01, 0.01, 0.2])[:, None] * np.array([0.3, 1, 30])
+        shapes = {"a": (3,), "b": (3, 2, 3)}
+        params = {key: jnp.asarray(draw(*shape) * {"a": 1, "b": 0.2}[key]) for key, shape in shapes.items()}
+        scaled = lambda shape: draw(5, *shape) * sizes.reshape(5, 3, *[1] * (len(shape) - 1))
+        grads = {key: jnp.asarray(scaled(shape)) for key, shape in shapes.items()}
         return jax.tree.map(np.asarray, all_of_them(params, grads))
 
 
@@ -159,7 +162,7 @@ def _moved(name: str, value: Any) -> Any:
         return next(choice for choice in argument.choices if choice != value)
     if isinstance(value, bool):
         return not value
-    numbers = (value + 1, value + 2) if isinstance(value, int) else (0.5, 0.25, 2.0, 4.0)
+    numbers = (value + 1, value + 2) if isinstance(value, int) else (0.5, 0.25, 2.0, 4.0, 0, 1, 2)
     return next(v for v in numbers if v != value and argument.test(v))
 
 

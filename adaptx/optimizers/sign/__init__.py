@@ -1,0 +1,1 @@
+"""The sign line, one file a paper."""
