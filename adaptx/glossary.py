@@ -123,7 +123,10 @@ GLOSSARY: dict[str, Argument] = {
     "min_scale": _positive(
         "the step is relative to the parameters' root mean square, or to this if larger", none="not"
     ),
-    "clipping_threshold": _positive("the largest root mean square of a tensor's direction", none="no clipping"),
+    "clipping_threshold": _positive(
+        "the largest root mean square, over a tensor, of the gradient over its root; a larger one divides the step",
+        none="no clipping",
+    ),
     "relative_step": _switch("cap the rate by 1 / sqrt(t)"),
     "eps_instability": _size("added to the squared distance from the momentum, under the root"),
     "block_axis": _index("the axis along which blocks of one second moment lie", none="a tensor is one block"),

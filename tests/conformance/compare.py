@@ -45,3 +45,12 @@ def assert_finite(what: str, tree: Any) -> None:
     for path, leaf in leaves_named(tree):
         wrong = np.sum(~np.isfinite(wide(leaf)))
         assert not wrong, f"{what}{path}: {wrong} of {np.size(leaf)} numbers are not finite"
+
+
+def has_places(structure: Any, tree: Any) -> bool:
+    """Whether a tree has something in the place of each leaf of that structure."""
+    try:
+        structure.flatten_up_to(tree)
+    except (TypeError, ValueError, KeyError):
+        return False
+    return True

@@ -128,7 +128,7 @@ def adafactor_rule(
     family="factored",
     direction="the rate is capped by 1/sqrt(t) and the momentum averages whole steps, so it sits inside the rule",
     typical_rate=1e-2,
-    reduces="tensor",
+    reduces=["tensor", "element", "tensor"],  # nothing is factored or clipped in the second
     needs=[("params",), (), ("params",)],
     normalised=True,
     scale_free=True,
@@ -140,7 +140,7 @@ def adafactor_rule(
         ),
         dict(
             learning_rate=0.6, decay_rate=0.7, decay_offset=2, eps_root=1e-3, min_scale=0.9, clipping_threshold=0.8,
-            momentum=0.8, weight_decay=0.05, mask=True,
+            momentum=0.8, weight_decay=1e-3, mask=True,
         ),
     ),
 )  # fmt: skip

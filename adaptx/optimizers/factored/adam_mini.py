@@ -29,7 +29,7 @@ def block_mean(a: Array, block_axis: int | None, blocks: int | None) -> Array:
         return sums / others
     sizes = np.minimum(width, length - np.arange(0, length, width)) * others  # the last block may be shorter
     means = jnp.sum(jnp.pad(sums.ravel(), (0, -length % width)).reshape(-1, width), axis=1) / sizes.astype(a.dtype)
-    return jnp.repeat(means, width)[:length].reshape(sums.shape)
+    return jnp.broadcast_to(means[:, None], (means.size, width)).ravel()[:length].reshape(sums.shape)
 
 
 def adam_mini_rule(b1: Any, b2: Any, eps: Any, eps_root: Any, block_axis: int | None, blocks: int | None) -> Rule:

@@ -118,7 +118,7 @@ def first_step_in_closed_form(case: Case) -> None:
 
 
 def _updates(case: Case, changes: list[dict[str, Any]]) -> list[Any]:
-    """The float64 updates of five steps under each change of the arguments, from one compilation; None if rejected."""
+    """The float64 updates of eight steps under each change of the arguments, from one compilation; None if rejected."""
     txs: list[Any] = []
     for change in changes:
         try:
@@ -133,13 +133,14 @@ def _updates(case: Case, changes: list[dict[str, Any]]) -> list[Any]:
     with x64():
         draw = lambda *shape: rng.uniform(0.5, 1.5, shape) * rng.choice([-1, 1], shape)
         rng = np.random.default_rng(3)
-        # From the second step on small, so that second moments fall, which amsgrad is for; of several sizes, so that
-        # bounds on the step hold for some entries and not for others; the last one turns the sign of short averages.
+        # From the second step on small, so that second moments fall, which amsgrad is for; then larger ones, the first
+        # of which turns the sign of a short average, while the last is what clipping is for; of several sizes, so that
+        # bounds on the step hold for some entries and not for others. Eight steps: some methods start late.
         # A vector, and a smaller array whose last two axes are not its largest.
-        sizes = np.array([1, 0.01, 0.01, 0.01, 0.2])[:, None] * np.array([0.3, 1, 30])
+        sizes = np.array([1, 0.01, 0.01, 0.01, 0.2, 0.01, 0.01, 3])[:, None] * np.array([0.3, 1, 30])
         shapes = {"a": (3,), "b": (3, 2, 3)}
         params = {key: jnp.asarray(draw(*shape) * {"a": 1, "b": 0.2}[key]) for key, shape in shapes.items()}
-        scaled = lambda shape: draw(5, *shape) * sizes.reshape(5, 3, *[1] * (len(shape) - 1))
+        scaled = lambda shape: draw(8, *shape) * sizes.reshape(8, 3, *[1] * (len(shape) - 1))
         grads = {key: jnp.asarray(scaled(shape)) for key, shape in shapes.items()}
         return jax.tree.map(np.asarray, all_of_them(params, grads))
 

@@ -216,7 +216,9 @@ def decay_is_decoupled(case: Case) -> None:
         # A proximal update is the difference of two parameters, and as coarse.
         sizes = (u, zero) if case.flag("zero_is_fixed") else (u, zero, x)
         error = _in_ulps(u - zero + factor * decay * x, *sizes)
-        assert error <= 2, f"{case.id}: u(wd) - u(0) is {error:.1f} ULP off -{factor:g} wd x"
+        # After the first step the factor is itself taken from rounded updates, which may be far larger than the decay.
+        allowed = 2 if t == 0 else 3
+        assert error <= allowed, f"{case.id}: u(wd) - u(0) is {error:.1f} ULP off -{factor:g} wd x"
         if t == 0 and case.flag("zero_is_fixed"):
             assert zeros["w"][0, 0] == 0, f"{case.id}: a zero gradient moves"
             assert us["w"][0, 0] == -rate * decay * xs["w"][0, 0], f"{case.id}: where u = 0 the decay is not exact"

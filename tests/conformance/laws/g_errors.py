@@ -104,12 +104,20 @@ NO_NUMBER: tuple[Any, ...] = (
 )  # fmt: skip
 OUTSIDE: dict[str, tuple[Any, ...]] = {
     "in [0, 1)": (-1e-3, 1.0, 1, 1.5, np.float32(1.0), *NO_NUMBER),
+    "in [0, 1]": (-1e-3, 1.001, 2, np.float32(1.5), *NO_NUMBER),
+    "an int >= 1": (0, -1, 1.0, np.float32(2.0), jnp.int32(2), *NO_NUMBER),
+    "an int >= 0": (-1, 1.0, np.float32(2.0), jnp.int32(2), *NO_NUMBER),
+    "an int": (1.0, np.float32(2.0), jnp.int32(2), *NO_NUMBER),
     ">= 0": (-1e-3, -1, np.float32(-1.0), jnp.float32(-1.0), *NO_NUMBER),
     "> 0": (0.0, 0, -1e-3, *NO_NUMBER),
     "True or False": (1, 0.0, "True", [True]),
 }
 INSIDE: dict[str, tuple[Any, ...]] = {
     "in [0, 1)": (0.0, 0.5, np.float32(0.5), jnp.float32(0.5)),
+    "in [0, 1]": (0.0, 1, 0.5, np.float32(1.0), jnp.float32(0.5)),
+    "an int >= 1": (1, 7, np.int64(3)),
+    "an int >= 0": (0, 7, np.int64(3)),
+    "an int": (0, -1, np.int64(3)),
     ">= 0": (0.0, 1, np.float32(0.1), jnp.float32(0.1)),
     "> 0": (1e-3, 1, jnp.float32(0.1)),
     "True or False": (True, False),
@@ -159,6 +167,11 @@ def _check_mask(name: str, make: Callable[[Any], Any]) -> None:
     make({"b": True, "s": np.bool_(False), "w": False}).init(params)
 
 
+def _allowed(argument: str) -> Any:
+    """A value that the argument may have."""
+    return next(v for v in (True, 0.1, 7, *GLOSSARY[argument].choices) if GLOSSARY[argument].test(v))
+
+
 def _check_factory(name: str, factory: Callable[..., Any], kwargs: dict[str, Any]) -> None:
     """Every argument of one factory, the names that Optax uses, and names that nobody does."""
     signature = inspect.signature(factory).parameters
@@ -166,15 +179,16 @@ def _check_factory(name: str, factory: Callable[..., Any], kwargs: dict[str, Any
         needed = GLOSSARY[argument].needs
         given = {k: v for k, v in kwargs.items() if GLOSSARY[k].needs != argument}  # so that it may be None
         if needed and given.get(needed) is None:
-            given[needed] = 0.1
+            given[needed] = _allowed(needed)
         make = lambda value, argument=argument, given=given: factory(**{**given, argument: value})
         if argument == "mask":
             _check_mask(name, make)
         else:
             _check_argument(name, make, argument)
         if needed:
-            call = lambda argument=argument, needed=needed: factory(**{**kwargs, needed: None, argument: True})
-            fails(f"{name}({argument}=True)", call, ValueError, f"{name}: {argument} needs {needed}")
+            value = _allowed(argument)
+            call = lambda argument=argument, needed=needed, v=value: factory(**{**kwargs, needed: None, argument: v})
+            fails(f"{name}({argument}={value})", call, ValueError, f"{name}: {argument} needs {needed}")
     for theirs in RENAMED.keys() - signature.keys():
         call = lambda theirs=theirs: factory(**{**kwargs, theirs: 0.5})
         fails(f"{name}({theirs}=...)", call, TypeError, name, theirs, *(a for a in RENAMED[theirs] if a in signature))

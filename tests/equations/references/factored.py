@@ -49,7 +49,7 @@ def came(
     eps_instability: Any = 1e-16, clipping_threshold: Any = 1.0, weight_decay: Any = 0.0,
 ) -> Yields:  # fmt: skip
     """Luo et al. 2023, algorithm 2; vectors as in the authors' code, which has no confidence for them."""
-    moments = lambda a, last, b: tuple(b * s + (1 - b) * np.mean(a, k, keepdims=True) for s, k in zip(last, (-1, -2)))
+    moments = lambda a, s, b: tuple(b * s[-k - 1] + (1 - b) * np.mean(a, k, keepdims=True) for k in (-1, -2))
     v, w, V, m = (0, 0), (0, 0), 0, 0
     for _, x, g in steps:
         square = abs(g) ** 2 + eps_root
