@@ -54,9 +54,9 @@ def _number(within: Callable[[float], bool]) -> Callable[[Any], bool]:
     return lambda v: is_number(v) and (isinstance(v, Tracer) or known(v))
 
 
-def _choice(meaning: str, *choices: str, needs: str = "") -> Argument:
+def _choice(meaning: str, *choices: str, none: str = "", needs: str = "") -> Argument:
     test = lambda v: isinstance(v, str) and v in choices
-    return Argument(meaning, " or ".join(map(repr, choices)), test, choices=choices, needs=needs)
+    return Argument(meaning, " or ".join(map(repr, choices)), test, choices=choices, none=none, needs=needs)
 
 
 _at_least_0, _above_0 = _number(lambda v: v >= 0), _number(lambda v: v > 0)
@@ -89,6 +89,9 @@ _transformation = functools.partial(
     Argument,
     allowed="an optax.GradientTransformation (what has init and update)",
     test=lambda v: not isinstance(v, type) and all(callable(getattr(v, f, None)) for f in ("init", "update")),
+_part = functools.partial(Argument, allowed="an int >= 1", test=functools.partial(is_count, least=1), static=True)
+_index = functools.partial(
+    Argument, allowed="an int", test=lambda v: isinstance(v, int | np.integer) and not isinstance(v, bool), static=True
 )
 
 GLOSSARY: dict[str, Argument] = {
@@ -101,6 +104,8 @@ GLOSSARY: dict[str, Argument] = {
     "momentum": _decay(
         "decay of the momentum: of a buffer over the directions, before the rate, or of the iterates", none="off"
     ),
+    "b3": _decay("decay of a third average"),
+    "momentum": _decay("decay of the momentum buffer", none="off"),
     "nesterov": _switch("look one momentum step ahead; needs momentum", needs="momentum"),
     "weight_decay": _rate("decoupled decay, times the learning rate (unless a `kind` says otherwise)", none="off"),
     "mask": _mask("where the decay applies; needs weight_decay", none="everywhere", needs="weight_decay"),
@@ -158,6 +163,24 @@ GLOSSARY: dict[str, Argument] = {
     "seed": _count("rounds the rows of bfloat16 tables up or down at random, with the right mean", none="to nearest"),
     "hessian_power": _part("the root is raised to it: 1 is Newton's step, 0 the gradient's"),
     "update_every": _steps("the Hessian is used in steps 1, 1 + update_every, 1 + 2 update_every, ... only"),
+    "trust_coefficient": _positive("the part of its norm that a tensor moves by, times the learning rate"),
+    "min_dim_size_to_factor": _count("the moment is whole where one of the two axes is shorter", needs="factored"),
+    "factored": _choice(
+        "the two axes whose means stand for the second moment", "last", "largest", none="the second moment is whole"
+    ),
+    "decay_rate": _size("c in the second moment's decay 1 - t^-c"),
+    "decay_offset": _size("steps that this decay does not count"),
+    "min_scale": _positive(
+        "the step is relative to the parameters' root mean square, or to this if larger", none="not"
+    ),
+    "clipping_threshold": _positive(
+        "the largest root mean square, over a tensor, of the gradient over its root; a larger one divides the step",
+        none="no clipping",
+    ),
+    "relative_step": _switch("cap the rate by 1 / sqrt(t)"),
+    "eps_instability": _size("added to the squared distance from the momentum, under the root"),
+    "block_axis": _index("the axis along which blocks of one second moment lie", none="a tensor is one block"),
+    "blocks": _part("equal parts of the axis", none="one for each index", needs="block_axis"),
     "threshold": _size("the largest |g| that is dropped"),
     "initial_distance": _positive("the first distance, relative to 1 + the norm of the first parameters"),
     "tx": _transformation("the optimizer, or chain of transformations, that is wrapped"),
@@ -216,6 +239,12 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "initial_gradient_squared_accumulator_value": ("initial_accumulator",),  # TensorFlow's AdagradDA
     "l1_regularization_strength": ("l1",),
     "l2_regularization_strength": ("l2",),
+    "adafactor.eps": ("eps_root",),
+    "multiply_by_parameter_scale": ("min_scale",),
+    "weight_decay_rate": ("weight_decay",),
+    "signum.beta": ("momentum",),
+    "scale_by_signum.beta": ("momentum",),
+    "trust_ratio_mask": ("mask",),
     # torch and Keras
     "lr": ("learning_rate",),
     "betas": ("b1", "b2"),
@@ -227,6 +256,11 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "adam.alpha": ("learning_rate",),  # the paper's; in ademamix it is an argument
     "wd": ("weight_decay",),
     "final_lr": ("final_learning_rate",),
+    "beta2_decay": ("decay_rate",),
+    "beta_2_decay": ("decay_rate",),
+    "clip_threshold": ("clipping_threshold",),
+    "epsilon_1": ("eps_root",),
+    "epsilon_2": ("min_scale",),
     "beta1": ("b1",),
     "beta2": ("b2",),
     "clip_lambda": ("clip_power",),
