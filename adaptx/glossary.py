@@ -84,12 +84,13 @@ _mask = functools.partial(
 )
 _duration = functools.partial(Argument, allowed=">= 1", test=_number(lambda v: v >= 1))
 _count = functools.partial(Argument, allowed="an int >= 0", test=is_count, static=True)
-_steps = functools.partial(Argument, allowed="an int >= 1", test=lambda v: is_count(v, 1), static=True)
+_positive_count = functools.partial(Argument, allowed="an int >= 1", test=lambda v: is_count(v, 1), static=True)
 _transformation = functools.partial(
     Argument,
     allowed="an optax.GradientTransformation (what has init and update)",
     test=lambda v: not isinstance(v, type) and all(callable(getattr(v, f, None)) for f in ("init", "update")),
-_part = functools.partial(Argument, allowed="an int >= 1", test=functools.partial(is_count, least=1), static=True)
+)
+_part = functools.partial(Argument, allowed="in [0, 1]", test=_number(lambda v: 0 <= v <= 1))
 _index = functools.partial(
     Argument, allowed="an int", test=lambda v: isinstance(v, int | np.integer) and not isinstance(v, bool), static=True
 )
@@ -104,8 +105,6 @@ GLOSSARY: dict[str, Argument] = {
     "momentum": _decay(
         "decay of the momentum: of a buffer over the directions, before the rate, or of the iterates", none="off"
     ),
-    "b3": _decay("decay of a third average"),
-    "momentum": _decay("decay of the momentum buffer", none="off"),
     "nesterov": _switch("look one momentum step ahead; needs momentum", needs="momentum"),
     "weight_decay": _rate("decoupled decay, times the learning rate (unless a `kind` says otherwise)", none="off"),
     "mask": _mask("where the decay applies; needs weight_decay", none="everywhere", needs="weight_decay"),
@@ -162,7 +161,7 @@ GLOSSARY: dict[str, Argument] = {
     ),
     "seed": _count("rounds the rows of bfloat16 tables up or down at random, with the right mean", none="to nearest"),
     "hessian_power": _part("the root is raised to it: 1 is Newton's step, 0 the gradient's"),
-    "update_every": _steps("the Hessian is used in steps 1, 1 + update_every, 1 + 2 update_every, ... only"),
+    "update_every": _positive_count("the Hessian is used in steps 1, 1 + update_every, 1 + 2 update_every, ... only"),
     "trust_coefficient": _positive("the part of its norm that a tensor moves by, times the learning rate"),
     "min_dim_size_to_factor": _count("the moment is whole where one of the two axes is shorter", needs="factored"),
     "factored": _choice(
@@ -173,14 +172,10 @@ GLOSSARY: dict[str, Argument] = {
     "min_scale": _positive(
         "the step is relative to the parameters' root mean square, or to this if larger", none="not"
     ),
-    "clipping_threshold": _positive(
-        "the largest root mean square, over a tensor, of the gradient over its root; a larger one divides the step",
-        none="no clipping",
-    ),
     "relative_step": _switch("cap the rate by 1 / sqrt(t)"),
     "eps_instability": _size("added to the squared distance from the momentum, under the root"),
     "block_axis": _index("the axis along which blocks of one second moment lie", none="a tensor is one block"),
-    "blocks": _part("equal parts of the axis", none="one for each index", needs="block_axis"),
+    "blocks": _positive_count("equal parts of the axis", none="one for each index", needs="block_axis"),
     "threshold": _size("the largest |g| that is dropped"),
     "initial_distance": _positive("the first distance, relative to 1 + the norm of the first parameters"),
     "tx": _transformation("the optimizer, or chain of transformations, that is wrapped"),
