@@ -103,6 +103,9 @@ PAIRS: dict[str, Pair] = {
     "nadam": Pair("nadam", {}, optax.nadam, {}, "NAdam"),
     "lamb": Pair("lamb", {"weight_decay": 1e-2}, optax.lamb, {"weight_decay": 1e-2}),
     "dog": Pair("dog", {}, optax.contrib.dog, {}),
+    "dowg": Pair("dowg", {}, optax.contrib.dowg, {}),
+    "prodigy": Pair("prodigy", {"bias_correction": True}, optax.contrib.prodigy, {}),
+    "cocob": Pair("cocob", {}, optax.contrib.cocob, {}),
 }
 
 
