@@ -132,6 +132,9 @@ PAIRS: dict[str, Pair] = {
     "sm3": Pair("sm3", {"eps_root": 1e-8}, optax.sm3, {}),
     "madgrad": Pair("madgrad", {}, optax.contrib.madgrad, {}),
     "rprop": Pair("rprop", {}, optax.rprop, {}, "Rprop"),
+    "dowg": Pair("dowg", {}, optax.contrib.dowg, {}),
+    "prodigy": Pair("prodigy", {"bias_correction": True}, optax.contrib.prodigy, {}),
+    "cocob": Pair("cocob", {}, optax.contrib.cocob, {}),
 }
 
 

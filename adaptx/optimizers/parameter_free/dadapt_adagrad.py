@@ -12,9 +12,10 @@ from adaptx.core.descent import Descent
 from adaptx.core.lift import lift
 from adaptx.core.moments import Clock, abs_sq, divide, safe_div, safe_sqrt
 from adaptx.core.registry import optimizer
+from adaptx.core.rounding import bounded
 from adaptx.core.rule import Params, Rule, filled, zeros
 from adaptx.optimizers.parameter_free.dadapt_adam import D_ADAPTATION
-from adaptx.optimizers.parameter_free.estimate import decayed, grown, visible
+from adaptx.optimizers.parameter_free.estimate import decayed, grown, rate_of, renewed
 
 
 class DAdaptAdaGradState(NamedTuple):
@@ -22,32 +23,32 @@ class DAdaptAdaGradState(NamedTuple):
 
     count: Array  # t
     nu: Params  # v, the sum of squared gradients, real
-    grad_sum: Params  # s, in units of d
+    grad_sum: Params  # s, the sum of weighted gradients
     d: Array  # the estimate of D that the next step uses
     previous: Array  # the one that this step used
-    penalty: Array  # q, in units of previous^2
+    penalty: Array  # q, over the square of `previous`
 
 
 def dadapt_adagrad_rule(initial_accumulator: Any, eps: Any, d0: Any, growth_rate: Any) -> Rule:
     """AdaGrad's dual averaging on one array, and the sums that estimate D."""
 
     def part(g: Array, s: DAdaptAdaGradState, x: Any, t: Clock) -> tuple[Any, DAdaptAdaGradState]:
-        g = visible(g)
-        total, root = s.grad_sum + t.learning_rate * g, safe_sqrt(s.nu + abs_sq(g))
+        g = bounded(g) + (g - g)  # an Inf shows as NaN
+        total, root = s.grad_sum + s.d * rate_of(t) * g, safe_sqrt(s.nu + abs_sq(g))
         weighed = lambda a: jnp.sum(divide(abs_sq(a), root, eps))
         return (weighed(g), weighed(total), jnp.sum(jnp.abs(total))), s
 
     def advance(s: DAdaptAdaGradState, totals: tuple[Array, Array, Array], t: Clock) -> DAdaptAdaGradState:
         grad_sq, total_sq, length = totals
-        q = s.penalty * (s.previous / s.d) ** 2 + jnp.asarray(t.learning_rate, t.t.dtype) ** 2 * grad_sq
-        d = grown(s.d, s.d * safe_div(total_sq - q, length), growth_rate)
-        return s._replace(d=d, previous=s.d, penalty=q)
+        q = (s.previous / s.d) ** 2 * s.penalty + rate_of(t) ** 2 * grad_sq
+        d = grown(s.d, safe_div(total_sq - s.d**2 * q, length), growth_rate)
+        return renewed(s, d, penalty=q)
 
     def step(g: Array, s: DAdaptAdaGradState, x: Any, t: Clock) -> tuple[Array, DAdaptAdaGradState]:
-        total, nu = s.grad_sum + t.learning_rate * g, s.nu + abs_sq(g)
+        rate = s.previous * rate_of(t)
+        total, nu = s.grad_sum + rate * g, s.nu + abs_sq(g)
         before, now = divide(s.grad_sum, safe_sqrt(s.nu), eps), divide(total, safe_sqrt(nu), eps)
-        u = decayed(s.previous * (before - now), s.previous * t.learning_rate, x, t)
-        return u, s._replace(nu=nu, grad_sum=s.previous / s.d * total)
+        return decayed(before - now, rate, x, t), s._replace(nu=nu, grad_sum=total)
 
     slots, scalars = dict(nu=filled(initial_accumulator), grad_sum=zeros), dict(d=d0, previous=d0, penalty=0.0)
     return Rule(DAdaptAdaGradState, step, slots, scalars, part, advance, needs=("learning_rate",))
