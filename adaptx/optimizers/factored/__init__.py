@@ -1,0 +1,1 @@
+"""Factored and shared second moments, one file a paper."""
