@@ -3,6 +3,7 @@
 PY     = .venv/bin/python
 LATEST = .venv-latest/bin/python
 OLDEST = .venv-oldest/bin/python
+PARITY = .venv-parity/bin/python
 
 # More than 8 workers cost more memory (each is a JAX process with 8 fake devices) than they save time.
 JOBS  ?= auto
@@ -17,7 +18,7 @@ find    = $$(python3 .ci/find_python.py $(1))
 install = -m pip install -qq --editable
 report  = -m pip list --format freeze 2>/dev/null | grep -E '^(jax|jaxlib|optax|chex|numpy|flax)=='
 
-.PHONY: demo test test-fast test-all test-latest test-oldest lint bench bench-dense bench-sparse bench-embeddings bench-injection bench-sweep mutate clean
+.PHONY: demo test test-fast test-all test-latest test-oldest lint bench bench-dense bench-sparse bench-embeddings bench-injection bench-sweep mutate parity clean
 
 demo: .venv/stamp
 	$(PY) -m benchmarks.demo $(ARGS)
@@ -66,8 +67,12 @@ bench-sweep: .venv/stamp
 mutate: .venv/stamp
 	$(PY) tests/mutate.py $(ARGS)
 
+# The presets beside torch, Keras and Optax themselves, also at random hyperparameters: make parity ARGS="--seed 1".
+parity: .venv-parity/stamp
+	$(PARITY) -m tests.parity.live $(ARGS)
+
 clean:
-	rm -rf .venv .venv-latest .venv-oldest build dist out .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-latest .venv-oldest .venv-parity build dist out .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is touched last, so an interrupted installation is done again.
@@ -78,6 +83,11 @@ clean:
 
 .venv-latest/stamp: pyproject.toml
 	python=$(call find,newest) && $$python -m venv .venv-latest
+	touch $@
+
+.venv-parity/stamp: pyproject.toml
+	python=$(call find,any) && $$python -m venv .venv-parity
+	$(PARITY) $(install) ".[parity]"
 	touch $@
 
 .venv-oldest/stamp: pyproject.toml .ci/oldest.py

@@ -1,6 +1,6 @@
 """adaptx: adaptive-gradient optimizers for JAX that equal their papers, as Optax transformations."""
 
-from adaptx import curvature, hyperparams, registry, sparse, tune
+from adaptx import curvature, hyperparams, presets, registry, sparse, tune
 from adaptx.optimizers.adagrad.adadelta import AdadeltaState, adadelta, scale_by_adadelta
 from adaptx.optimizers.adagrad.adagrad import AdaGradState, adagrad, scale_by_adagrad
 from adaptx.optimizers.adagrad.adagrad_da import AdaGradDAState, adagrad_da
@@ -135,6 +135,8 @@ __all__ = [
     "hyperparams",
     # Sweeps and range tests
     "tune",
+    # Other frameworks' numerics by name
+    "presets",
     # What every optimizer declares
     "registry",
 ]  # fmt: skip

@@ -160,6 +160,16 @@ GLOSSARY: dict[str, Argument] = {
         needs="weight_decay",
     ),
     "seed": _count("rounds the rows of bfloat16 tables up or down at random, with the right mean", none="to nearest"),
+    "min_dim_size_to_factor": _count("the moment is whole where one of the two axes is shorter", needs="factored"),
+    "factored": _choice(
+        "the two axes whose means stand for the second moment", "last", "largest", none="the second moment is whole"
+    ),
+    "decay_rate": _size("c in the second moment's decay 1 - t^-c"),
+    "decay_offset": _size("steps that this decay does not count"),
+    "min_scale": _positive(
+        "the step is relative to the parameters' root mean square, or to this if larger", none="not"
+    ),
+    "relative_step": _switch("cap the rate by 1 / sqrt(t)"),
     "hessian_power": _part("the root is raised to it: 1 is Newton's step, 0 the gradient's"),
     "update_every": _positive_count("the Hessian is used in steps 1, 1 + update_every, 1 + 2 update_every, ... only"),
     "trust_coefficient": _positive("the part of its norm that a tensor moves by, times the learning rate"),

@@ -16,7 +16,7 @@ from jax import Array
 
 from adaptx.core.checks import shown
 from adaptx.core.moments import Decay
-from adaptx.glossary import ERRORS, GLOSSARY, RENAMED, is_flag, is_number
+from adaptx.glossary import ERRORS, GLOSSARY, RENAMED, Argument, is_flag, is_number
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -83,9 +83,14 @@ def optimizer(*, direction: Callable[..., Any] | str, **declared: Any) -> Callab
     return register
 
 
-def checked(factory: Callable[P, T], paper: Paper | tuple[()] = ()) -> Callable[P, T]:
-    """A factory whose arguments are validated by the glossary; its docstring lists them, its errors and its source."""
-    signature, name = inspect.signature(factory), factory.__name__
+def checked(
+    factory: Callable[P, T], paper: Paper | tuple[()] = (), words: Mapping[str, Argument] = GLOSSARY, name: str = ""
+) -> Callable[P, T]:
+    """A factory whose arguments are validated by the glossary; its docstring lists them, its errors and its source.
+
+    words: the glossary, where it is another; name: what errors call the factory, if not by its own name.
+    """
+    signature, name = inspect.signature(factory), name or factory.__name__
     defaults = {argument: parameter.default for argument, parameter in signature.parameters.items()}
     allowed = ", ".join(defaults)
 
@@ -103,31 +108,30 @@ def checked(factory: Callable[P, T], paper: Paper | tuple[()] = ()) -> Callable[
         given = bound.arguments
         for argument, value in given.items():
             if value is not None or defaults[argument] is not None:  # a default of None may be given too
-                check_argument(name, argument, value)
-            needed = GLOSSARY[argument].needs
+                check_argument(name, argument, value, words)
+            needed = words[argument].needs
             off = value is defaults[argument] or (is_flag(value) and value == defaults[argument])
             if needed and not off and given.get(needed, defaults.get(needed)) is None:
                 raise ValueError(f"{name}: {argument} needs {needed}")
-        given |= {a: _watched(name, a, v) for a, v in given.items() if GLOSSARY[a].schedulable and callable(v)}
+        given |= {a: _watched(name, a, v) for a, v in given.items() if words[a].schedulable and callable(v)}
         return factory(*bound.args, **bound.kwargs)
 
     text = inspect.cleandoc(factory.__doc__ or "")
-    lines = ["", "", "Arguments:", *map(_described, signature.parameters.values())]
+    lines = ["", "", "Arguments:", *(_described(p, words[p.name]) for p in signature.parameters.values())]
     lines += ([] if "Errors:" in text else ["", *ERRORS]) + (["", "Source: {}, {}, {}".format(*paper)] if paper else [])
     public.__doc__ = text + "\n".join(lines)
     return public
 
 
-def _described(parameter: inspect.Parameter) -> str:
-    argument = GLOSSARY[parameter.name]
+def _described(parameter: inspect.Parameter, argument: Argument) -> str:
     default = "required" if parameter.default is parameter.empty else f"default {parameter.default}"
     none = f"; None = {argument.none}" if argument.none else ""
     return f"    {parameter.name}: {argument.meaning}; {argument.allowed}{none}; {default}."
 
 
-def check_argument(name: str, argument: str, value: Any) -> None:
+def check_argument(name: str, argument: str, value: Any, words: Mapping[str, Argument] = GLOSSARY) -> None:
     """One line for a value that the glossary does not allow; schedules pass, and tracers of one number."""
-    meaning = GLOSSARY[argument]
+    meaning = words[argument]
     number = value.value if meaning.decay and isinstance(value, Decay) else value
     if not (meaning.test(number) or (value is None and meaning.none)):
         allowed = meaning.allowed + " or None" * bool(meaning.none)

@@ -12,6 +12,7 @@ import optax
 from adaptx import sparse
 from adaptx.registry import OPTIMIZERS, Entry
 from tests.conformance.ledger import LEDGER
+from tests.documents.presets import presets_section
 from tests.sparse.semantics import dense_rules, semantics
 
 ROOT = Path(__file__).parents[2]
@@ -109,7 +110,7 @@ def catalogue() -> str:
             f"Family: {entry.family}. Maturity: {entry.maturity}. Typical rate: {entry.typical_rate:g}.\n\n"
             + f"State: `{_state(entry)}`.\n\n{_flags(entry)}"
         )
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, presets_section()]) + "\n"
 
 
 def _state(entry: Entry) -> str:

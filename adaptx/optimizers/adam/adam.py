@@ -34,6 +34,7 @@ def adam_rule(
     *,
     debias_mu: bool = True,
     debias_nu: str | None = "after",
+    nesterov: bool = False,
     nu: Slot = real_zeros,
     second: Callable[[Array, Array, AdamState], Array] | None = None,
     direction: Callable[[Array, Array, Array, Clock], Array] | None = None,
@@ -44,6 +45,7 @@ def adam_rule(
     debias_mu: whether m is corrected for its zero start.
     debias_nu: where v is: "after" AMSGrad's maximum, "before" it (Optax), "outside" of root and eps (Keras; the paper's
         eps-hat), or nowhere: None (AMSGrad's paper).
+    nesterov: the corrected m looks one step ahead, as Optax has it.
     nu: how v starts.
     second(g, m, s) -> v: the new second moment, where it is not the average of |g|^2.
     direction(g, m, v, t) -> u: what is made of the corrected moments, where it is not m / (sqrt(v + eps_root) + eps).
@@ -55,6 +57,8 @@ def adam_rule(
         m = ema(s.mu, g, b1)
         v = ema(s.nu, abs_sq(g), b2) if second is None else second(g, m, s)
         m_hat = debias(m, b1, t) if debias_mu else m
+        if nesterov:
+            m_hat = b1 * m / b1.bias(t.t + 1) + (1 - b1) * g / t.bias(b1)
         v_hat = debias(v, b2, t) if debias_nu == "before" else v
         v_max = jnp.maximum(s.nu_max, v_hat) if amsgrad else None
         v_hat = v_hat if v_max is None else v_max

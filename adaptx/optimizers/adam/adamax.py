@@ -23,14 +23,14 @@ class AdamaxState(NamedTuple):
     nu: Params  # v, the decaying maximum of |g|, real
 
 
-def adamax_rule(b1: Any, b2: Any, eps: Any) -> Rule:
-    """Adamax's equations on one array."""
+def adamax_rule(b1: Any, b2: Any, eps: Any, eps_inside: bool = False) -> Rule:
+    """Adamax's equations on one array; torch and Optax have eps inside the maximum."""
     b1, b2 = Decay.of(b1), Decay.of(b2)
 
     def step(g: Array, s: AdamaxState, x: Any, t: Clock) -> tuple[Array, AdamaxState]:
         m = ema(s.mu, g, b1)
-        v = jnp.maximum(b2 * s.nu, jnp.abs(g))
-        return divide(debias(m, b1, t), v, eps), s._replace(mu=m, nu=v)
+        v = jnp.maximum(b2 * s.nu, jnp.abs(g) + eps if eps_inside else jnp.abs(g))
+        return divide(debias(m, b1, t), v, 0.0 if eps_inside else eps), s._replace(mu=m, nu=v)
 
     return Rule(AdamaxState, step, dict(mu=zeros, nu=real_zeros), decays=(b1,))
 

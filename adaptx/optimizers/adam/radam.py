@@ -43,8 +43,21 @@ def rectification(b: Decay, rho_threshold: Any, t: Clock) -> tuple[Array, Array]
     return tractable, jnp.where(tractable, safe_sqrt(r_sq), 0)
 
 
-def radam_rule(b1: Any, b2: Any, eps: Any, eps_root: Any, rho_threshold: Any, degenerated_to_sgd: bool) -> Rule:
-    """RAdam's equations on one array: Adam's direction times r_t, the same number on every leaf."""
+def radam_rule(
+    b1: Any,
+    b2: Any,
+    eps: Any,
+    eps_root: Any,
+    rho_threshold: Any,
+    degenerated_to_sgd: bool,
+    *,
+    eps_hat: bool = False,
+    nesterov: bool = False,
+) -> Rule:
+    """RAdam's equations on one array: Adam's direction times r_t, the same number on every leaf.
+
+    eps_hat: eps is added before v is corrected for its zero start (torch). nesterov: as in `adam_rule` (Optax).
+    """
     b2 = Decay.of(b2)
 
     def shared(s: AdamState, t: Clock) -> tuple[Array, Array]:
@@ -52,10 +65,10 @@ def radam_rule(b1: Any, b2: Any, eps: Any, eps_root: Any, rho_threshold: Any, de
 
     def direction(g: Array, m: Array, v: Array, t: Clock) -> Array:
         tractable, r = t.shared
-        u = r * divide(m, safe_sqrt(v + eps_root), eps)  # r = 0 hides no NaN
+        u = r * divide(m, safe_sqrt(v + eps_root), eps / jnp.sqrt(t.bias(b2)) if eps_hat else eps)  # r = 0 hides no NaN
         return jnp.where(tractable, u, m) if degenerated_to_sgd else u
 
-    return adam_rule(b1, b2, eps, eps_root, direction=direction, shared=shared)
+    return adam_rule(b1, b2, eps, eps_root, nesterov=nesterov, direction=direction, shared=shared)
 
 
 @checked

@@ -1,0 +1,9 @@
+"""Presets: other frameworks' optimizers by name, with their arguments, defaults and exact rules.
+
+`presets.torch.adam(lr=1e-3)`, `presets.keras.rmsprop(momentum=0.9)`, `presets.optax.amsgrad(1e-3)`: the framework's own
+trajectories, to 1e-12 in float64. Low precision is this library's: float32 accumulators, one cast.
+"""
+
+from adaptx.presets import keras, optax, torch
+
+__all__ = ["keras", "optax", "torch"]

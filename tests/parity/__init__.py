@@ -1,0 +1,1 @@
+"""Presets against the frameworks whose names they bear."""
