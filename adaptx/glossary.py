@@ -173,16 +173,6 @@ GLOSSARY: dict[str, Argument] = {
     "hessian_power": _part("the root is raised to it: 1 is Newton's step, 0 the gradient's"),
     "update_every": _positive_count("the Hessian is used in steps 1, 1 + update_every, 1 + 2 update_every, ... only"),
     "trust_coefficient": _positive("the part of its norm that a tensor moves by, times the learning rate"),
-    "min_dim_size_to_factor": _count("the moment is whole where one of the two axes is shorter", needs="factored"),
-    "factored": _choice(
-        "the two axes whose means stand for the second moment", "last", "largest", none="the second moment is whole"
-    ),
-    "decay_rate": _size("c in the second moment's decay 1 - t^-c"),
-    "decay_offset": _size("steps that this decay does not count"),
-    "min_scale": _positive(
-        "the step is relative to the parameters' root mean square, or to this if larger", none="not"
-    ),
-    "relative_step": _switch("cap the rate by 1 / sqrt(t)"),
     "eps_instability": _size("added to the squared distance from the momentum, under the root"),
     "block_axis": _index("the axis along which blocks of one second moment lie", none="a tensor is one block"),
     "blocks": _positive_count("equal parts of the axis", none="one for each index", needs="block_axis"),
