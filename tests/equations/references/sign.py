@@ -42,3 +42,5 @@ def signum(steps: Steps, learning_rate: Any, momentum: Any = 0.9, weight_decay: 
     for _, x, g in steps:
         m = beta * m + (1 - beta) * g
         yield -learning_rate * (_sign(m) + weight_decay * x), {"mu": m}
+        size = np.where(product < 0, -1, 1) * delta / learning_rate
+        yield -delta * np.sign(last), {"step_size": size, "last_step": delta / learning_rate * np.sign(last)}
