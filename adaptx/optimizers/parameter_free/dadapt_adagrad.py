@@ -65,7 +65,7 @@ def dadapt_adagrad_rule(initial_accumulator: Any, eps: Any, d0: Any, growth_rate
     cases=(
         dict(learning_rate=1.0),
         dict(
-            learning_rate=2.0, d0=1e-2, eps=1e-3, growth_rate=1.2, initial_accumulator=0.1, weight_decay=0.1,
+            learning_rate=0.9, d0=1e-2, eps=1e-3, growth_rate=1.2, initial_accumulator=0.1, weight_decay=0.1,
             mask=True,
         ),
     ),

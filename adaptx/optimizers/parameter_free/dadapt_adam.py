@@ -76,7 +76,7 @@ def dadapt_adam_rule(b1: Any, b2: Any, eps: Any, d0: Any, growth_rate: Any, bias
         dict(learning_rate=1.0),
         dict(
             learning_rate=0.5, b1=0.8, b2=0.95, eps=1e-3, d0=1e-2, growth_rate=1.2, bias_correction=True,
-            weight_decay=0.1, mask=True,
+            weight_decay=0.3, mask=True,
         ),
     ),
 )  # fmt: skip

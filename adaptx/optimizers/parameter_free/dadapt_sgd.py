@@ -66,7 +66,7 @@ def dadapt_sgd_rule(b1: Any, d0: Any, growth_rate: Any) -> Rule:
     scale_free=True,
     cases=(
         dict(learning_rate=1.0),
-        dict(learning_rate=0.5, b1=0.8, d0=1e-2, growth_rate=1.2, weight_decay=0.3, mask=True),
+        dict(learning_rate=0.5, b1=0.8, d0=1e-2, growth_rate=1.2, weight_decay=0.05, mask=True),
     ),
 )
 def dadapt_sgd(
