@@ -65,7 +65,7 @@ def dadapt_adagrad_rule(initial_accumulator: Any, eps: Any, d0: Any, growth_rate
     cases=(
         dict(learning_rate=1.0),
         dict(
-            learning_rate=2.0, d0=1e-2, eps=1e-3, growth_rate=1.2, initial_accumulator=0.1, weight_decay=0.1,
+            learning_rate=0.9, d0=1e-2, eps=1e-3, growth_rate=1.2, initial_accumulator=0.1, weight_decay=0.1,
             mask=True,
         ),
     ),
@@ -99,11 +99,11 @@ def dadapt_adagrad(
         d = maximum(d, d_hat if growth_rate is None else minimum(d_hat, growth_rate*d))
 
     The sums run over all parameters, and d estimates the largest distance of one of them. The learning rate is a factor
-    that schedules 1. Without decay x is the paper's x0 - s/h; the step goes from x itself, so that what decay or
-    rounding did to it stays. This is the authors' code. The paper's listing starts v at the square of a bound G of all
-    gradients, which nobody knows, so that q can take h before each step; and it halves d_hat, which is then a true
-    lower bound. The code's momentum, an average of iterates, is not the paper's; its decay joins the gradient. The
-    authors recommend the SGD and Adam forms, in which d adapts faster.
+    that schedules 1; d is cut beyond 1e6 (float32). Without decay x is the paper's x0 - s/h; the step goes from x
+    itself, so that what decay or rounding did to it stays. This is the authors' code. The paper's listing starts v at
+    the square of a bound G of all gradients, which nobody knows, so that q can take h before each step; and it halves
+    d_hat, which is then a true lower bound. The code's momentum, an average of iterates, is not the paper's; its decay
+    joins the gradient. The authors recommend the SGD and Adam forms, in which d adapts faster.
     """
     rule = dadapt_adagrad_rule(initial_accumulator, eps, d0, growth_rate)
     return lift("dadapt_adagrad", rule, Descent(learning_rate, weight_decay, mask))

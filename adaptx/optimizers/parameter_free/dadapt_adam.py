@@ -76,7 +76,7 @@ def dadapt_adam_rule(b1: Any, b2: Any, eps: Any, d0: Any, growth_rate: Any, bias
         dict(learning_rate=1.0),
         dict(
             learning_rate=0.5, b1=0.8, b2=0.95, eps=1e-3, d0=1e-2, growth_rate=1.2, bias_correction=True,
-            weight_decay=0.1, mask=True,
+            weight_decay=0.3, mask=True,
         ),
     ),
 )  # fmt: skip
@@ -109,10 +109,10 @@ def dadapt_adam(
         d = maximum(d, d_hat if growth_rate is None else minimum(d_hat, growth_rate*d))
 
     The sums run over all parameters, and d estimates the largest distance of one of them. The learning rate is a factor
-    that schedules 1. While all gradients are zero d stays. The inner product in r takes v before this step, as the
-    authors' code and Optax do, since s/(sqrt(v) + eps) is then the way already gone, which the theory bounds D by; the
-    paper's listing takes v after it. Bias correction is not the paper's (its authors' code can, Optax always does).
-    Weight decay is decoupled, as in Optax; in the authors' code it is so on demand.
+    that schedules 1. While all gradients are zero d stays; beyond 1e6 (float32) it is cut. The inner product in r takes
+    v before this step, as the authors' code and Optax do, since s/(sqrt(v) + eps) is then the way already gone, which
+    the theory bounds D by; the paper's listing takes v after it. Bias correction is not the paper's (its authors' code
+    can, Optax always does). Weight decay is decoupled, as in Optax; in the authors' code it is so on demand.
     """
     rule = dadapt_adam_rule(b1, b2, eps, d0, growth_rate, bias_correction)
     return lift("dadapt_adam", rule, Descent(learning_rate, weight_decay, mask))

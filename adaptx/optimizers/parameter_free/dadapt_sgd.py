@@ -66,7 +66,7 @@ def dadapt_sgd_rule(b1: Any, d0: Any, growth_rate: Any) -> Rule:
     scale_free=True,
     cases=(
         dict(learning_rate=1.0),
-        dict(learning_rate=0.5, b1=0.8, d0=1e-2, growth_rate=1.2, weight_decay=0.3, mask=True),
+        dict(learning_rate=0.5, b1=0.8, d0=1e-2, growth_rate=1.2, weight_decay=0.05, mask=True),
     ),
 )
 def dadapt_sgd(
@@ -94,7 +94,8 @@ def dadapt_sgd(
         d_hat = 2*r/norm(s)
         d = maximum(d, d_hat if growth_rate is None else minimum(d_hat, growth_rate*d))
 
-    Norms and sums run over all parameters. The learning rate is a factor that schedules 1. The paper's iterates
+    Norms and sums run over all parameters. The learning rate is a factor that schedules 1. d is cut beyond 1e6
+    (float32), and 2*r is found as |s|^2 less all |rate*g|^2, which it is. The paper's iterates
     z = x0 - s and x = b1*x + (1 - b1)*z are these, as steps: what rounding or decay did to x stays. Its default is
     b1=0.9; the authors' code has 0. G is the first gradient that is not zero: the paper stops, and the authors' code
     divides by 0, where the very first one is. Weight decay is decoupled; in the authors' code it joins the gradient.

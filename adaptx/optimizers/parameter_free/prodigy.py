@@ -124,10 +124,10 @@ def prodigy(
         d = maximum(d, d_hat) if growth_rate is None or d == d0 else minimum(most, growth_rate*d)
 
     The sums run over all parameters, and d estimates the largest distance of one of them. The learning rate is a factor
-    that schedules 1; tune d_coef instead. While all gradients are zero d stays. The rate and eps take the d of the
-    step, as in the paper; the authors' code and Optax multiply eps by the next d. Bias correction, safeguard_warmup
-    (the rate leaves s, for a schedule that warms up) and growth_rate (from the second estimate on) are the authors'
-    code's; Optax always corrects the bias. Weight decay is decoupled, as in both.
+    that schedules 1; tune d_coef instead. While all gradients are zero d stays; beyond 1e6 (float32) it is cut. The
+    rate and eps take the d of the step, as in the paper; the authors' code and Optax multiply eps by the next d. Bias
+    correction, safeguard_warmup (the rate leaves s, for a schedule that warms up) and growth_rate (from the second
+    estimate on) are the authors' code's; Optax always corrects the bias. Weight decay is decoupled, as in both.
     """
     rule = prodigy_rule(b1, b2, d_decay, eps, d0, d_coef, growth_rate, bias_correction, safeguard_warmup)
     return lift("prodigy", rule, Descent(learning_rate, weight_decay, mask))
