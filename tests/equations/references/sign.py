@@ -19,7 +19,8 @@ def rprop(
         delta = np.where(product > 0, minimum(delta * eta_plus, max_step_size), delta)
         delta = np.where(product < 0, maximum(delta * eta_minus, min_step_size), delta)
         last = np.where(product < 0, 0, g)
-        yield -delta * np.sign(last), {"step_size": delta / learning_rate, "sign": np.sign(last)}
+        size = np.where(product < 0, -1, 1) * delta / learning_rate
+        yield -delta * np.sign(last), {"step_size": size, "last_step": delta / learning_rate * np.sign(last)}
 
 
 def _sign(z: Any) -> Any:
@@ -42,5 +43,3 @@ def signum(steps: Steps, learning_rate: Any, momentum: Any = 0.9, weight_decay: 
     for _, x, g in steps:
         m = beta * m + (1 - beta) * g
         yield -learning_rate * (_sign(m) + weight_decay * x), {"mu": m}
-        size = np.where(product < 0, -1, 1) * delta / learning_rate
-        yield -delta * np.sign(last), {"step_size": size, "last_step": delta / learning_rate * np.sign(last)}
