@@ -36,6 +36,9 @@ from adaptx.optimizers.adam.stable_adamw import scale_by_stable_adamw, stable_ad
 from adaptx.optimizers.adam.yogi import scale_by_yogi, yogi
 from adaptx.optimizers.curvature.adahessian import adahessian, scale_by_adahessian
 from adaptx.optimizers.curvature.sophia import SophiaState, scale_by_sophia, sophia
+from adaptx.optimizers.factored.adafactor import AdafactorState, adafactor
+from adaptx.optimizers.factored.adam_mini import adam_mini, scale_by_adam_mini
+from adaptx.optimizers.factored.came import CAMEState, came, scale_by_came
 from adaptx.optimizers.parameter_free.cocob import COCOBState, cocob, scale_by_cocob
 from adaptx.optimizers.parameter_free.dadapt_adagrad import DAdaptAdaGradState, dadapt_adagrad
 from adaptx.optimizers.parameter_free.dadapt_adam import DAdaptAdamState, dadapt_adam
@@ -43,8 +46,11 @@ from adaptx.optimizers.parameter_free.dadapt_sgd import DAdaptSGDState, dadapt_s
 from adaptx.optimizers.parameter_free.dog import DoGState, dog
 from adaptx.optimizers.parameter_free.dowg import dowg
 from adaptx.optimizers.parameter_free.prodigy import ProdigyState, prodigy
+from adaptx.optimizers.sign.lion import LionState, lion, scale_by_lion
 from adaptx.optimizers.sign.rprop import RpropState, rprop
+from adaptx.optimizers.sign.signum import SignumState, scale_by_signum, signum
 from adaptx.optimizers.trust_ratio.lamb import lamb
+from adaptx.optimizers.trust_ratio.lars import LARSState, lars
 from adaptx.wrappers.cautious import cautious
 from adaptx.wrappers.graft import GraftState, graft
 from adaptx.wrappers.mars import MarsState, mars
@@ -95,6 +101,15 @@ __all__ = [
     # Curvature: the Hessian's diagonal
     "adahessian", "scale_by_adahessian",
     "sophia", "scale_by_sophia", "SophiaState",
+    # The sign line
+    "lion", "scale_by_lion", "LionState",
+    "signum", "scale_by_signum", "SignumState",
+    # Factored and shared second moments
+    "adafactor", "AdafactorState",
+    "came", "scale_by_came", "CAMEState",
+    "adam_mini", "scale_by_adam_mini",
+    # Trust ratio
+    "lars", "LARSState",
     # Parameter-free
     "dog", "dowg", "DoGState",
     "dadapt_sgd", "DAdaptSGDState",

@@ -84,11 +84,15 @@ _mask = functools.partial(
 )
 _duration = functools.partial(Argument, allowed=">= 1", test=_number(lambda v: v >= 1))
 _count = functools.partial(Argument, allowed="an int >= 0", test=is_count, static=True)
-_steps = functools.partial(Argument, allowed="an int >= 1", test=lambda v: is_count(v, 1), static=True)
+_positive_count = functools.partial(Argument, allowed="an int >= 1", test=lambda v: is_count(v, 1), static=True)
 _transformation = functools.partial(
     Argument,
     allowed="an optax.GradientTransformation (what has init and update)",
     test=lambda v: not isinstance(v, type) and all(callable(getattr(v, f, None)) for f in ("init", "update")),
+)
+_part = functools.partial(Argument, allowed="in [0, 1]", test=_number(lambda v: 0 <= v <= 1))
+_index = functools.partial(
+    Argument, allowed="an int", test=lambda v: isinstance(v, int | np.integer) and not isinstance(v, bool), static=True
 )
 
 GLOSSARY: dict[str, Argument] = {
@@ -167,7 +171,11 @@ GLOSSARY: dict[str, Argument] = {
     ),
     "relative_step": _switch("cap the rate by 1 / sqrt(t)"),
     "hessian_power": _part("the root is raised to it: 1 is Newton's step, 0 the gradient's"),
-    "update_every": _steps("the Hessian is used in steps 1, 1 + update_every, 1 + 2 update_every, ... only"),
+    "update_every": _positive_count("the Hessian is used in steps 1, 1 + update_every, 1 + 2 update_every, ... only"),
+    "trust_coefficient": _positive("the part of its norm that a tensor moves by, times the learning rate"),
+    "eps_instability": _size("added to the squared distance from the momentum, under the root"),
+    "block_axis": _index("the axis along which blocks of one second moment lie", none="a tensor is one block"),
+    "blocks": _positive_count("equal parts of the axis", none="one for each index", needs="block_axis"),
     "threshold": _size("the largest |g| that is dropped"),
     "initial_distance": _positive("the first distance, relative to 1 + the norm of the first parameters"),
     "tx": _transformation("the optimizer, or chain of transformations, that is wrapped"),
@@ -226,6 +234,12 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "initial_gradient_squared_accumulator_value": ("initial_accumulator",),  # TensorFlow's AdagradDA
     "l1_regularization_strength": ("l1",),
     "l2_regularization_strength": ("l2",),
+    "adafactor.eps": ("eps_root",),
+    "multiply_by_parameter_scale": ("min_scale",),
+    "weight_decay_rate": ("weight_decay",),
+    "signum.beta": ("momentum",),
+    "scale_by_signum.beta": ("momentum",),
+    "trust_ratio_mask": ("mask",),
     # torch and Keras
     "lr": ("learning_rate",),
     "betas": ("b1", "b2"),
@@ -237,6 +251,11 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "adam.alpha": ("learning_rate",),  # the paper's; in ademamix it is an argument
     "wd": ("weight_decay",),
     "final_lr": ("final_learning_rate",),
+    "beta2_decay": ("decay_rate",),
+    "beta_2_decay": ("decay_rate",),
+    "clip_threshold": ("clipping_threshold",),
+    "epsilon_1": ("eps_root",),
+    "epsilon_2": ("min_scale",),
     "beta1": ("b1",),
     "beta2": ("b2",),
     "clip_lambda": ("clip_power",),
@@ -257,7 +276,7 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "schedule_free.momentum": ("b1",),
     "mars.gamma": ("correction",),
     "is_approx": ("exact",),
-    "clipping_threshold": ("max_rms",),
+    "update_clipping.clipping_threshold": ("max_rms",),
     "update_clipping.threshold": ("max_rms",),
     "beta3": ("b3",),
     "nus": ("nu1", "nu2"),

@@ -121,11 +121,20 @@ PAIRS: dict[str, Pair] = {
         {"b1": 0.95, "b2": 0.98, "eps": 1e-8, "weight_decay": 1e-3},
     ),
     "lamb": Pair("lamb", {"weight_decay": 1e-2}, optax.lamb, {"weight_decay": 1e-2}),
+    "lion": Pair("lion", {"weight_decay": 1e-3}, optax.lion, {}),
+    "signum": Pair("signum", {}, optax.signum, {}),
+    "lars": Pair("lars", {}, optax.lars, {}),
+    "adafactor": Pair(
+        "adafactor", {"min_dim_size_to_factor": 128, "relative_step": False, "factored": "largest"}, optax.adafactor, {}
+    ),
     "dog": Pair("dog", {}, optax.contrib.dog, {}),
     "sophia": Pair("sophia", {}, optax.contrib.sophia, {"weight_decay": 0.2, "hessian_diagonal_fn": given_hessian()}),
     "sm3": Pair("sm3", {"eps_root": 1e-8}, optax.sm3, {}),
     "madgrad": Pair("madgrad", {}, optax.contrib.madgrad, {}),
     "rprop": Pair("rprop", {}, optax.rprop, {}, "Rprop"),
+    "dowg": Pair("dowg", {}, optax.contrib.dowg, {}),
+    "prodigy": Pair("prodigy", {"bias_correction": True}, optax.contrib.prodigy, {}),
+    "cocob": Pair("cocob", {}, optax.contrib.cocob, {}),
 }
 
 

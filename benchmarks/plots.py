@@ -22,7 +22,7 @@ COLOURS = (
     *("#8C510A", "#7F7F7F", "#332288", "#999933", "#882255"),
 )
 # No line is dashed like its neighbours: adam and adamw often lie on each other.
-DASHES = ("-", (0, (5, 2)), (0, (1.5, 1)))
+DASHES = ("-", (0, (5, 2)), (0, (1.5, 1)), (0, (5, 1.5, 1, 1.5)), (0, (9, 2)))
 LOOK: dict[Any, Any] = {"font.size": 10, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False}
 
 

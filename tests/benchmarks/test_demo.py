@@ -407,8 +407,10 @@ def test_diabetes_is_standardised_by_its_training_rows() -> None:
 
 @pytest.mark.suite
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_every_optimizer_halves_its_loss_on_digits(name: str) -> None:
-    run = run_of(data.diabetes(0), name, task=1) if is_limited(name) else run_of(data.digits(0), name)
+def test_every_optimizer_halves_its_loss(name: str) -> None:
+    # Rprop is for full batches: it takes the signs of small ones for turns.
+    linear = is_limited(name) or name == "rprop"
+    run = run_of(data.diabetes(0) if linear else data.digits(0), name)
     assert run.measured[-1].train_loss < run.measured[0].train_loss / 2
 
 

@@ -70,8 +70,8 @@ CASES = [
     for entry in OPTIMIZERS.values()
     for i, kwargs in enumerate(entry.cases)
 ]
-# Tier O: the default case and the one with all arguments.
-PER_OPTIMIZER = [case for case in CASES if case.index in (0, len(case.entry.cases) - 1)]
+FULLEST = [case for case in CASES if case.index == len(case.entry.cases) - 1]  # all arguments
+PER_OPTIMIZER = [case for case in CASES if case.index == 0 or case in FULLEST]
 
 
 def params_like(dtype: Any = jnp.float32, seed: int = 0) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from tests.conformance.cases import CASES, PER_OPTIMIZER, Case
+from tests.conformance.cases import CASES, FULLEST, PER_OPTIMIZER, Case
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,8 +16,9 @@ class Law:
     """`check(case)` raises AssertionError when the law does not hold."""
 
     id: str
-    # "C": every case; "O": each optimizer's default case and its all-arguments case. The fast suite takes default cases
-    # only: of each optimizer for "C", of the one that the defect is planted in for "O".
+    # In `make test`, "C": each optimizer's default case and its fullest; "O": the fullest. `make test-all` takes every
+    # case. The fast suite takes default cases only: of each optimizer for "C", for "O" of the one that the defect is
+    # planted in.
     tier: str
     check: Callable[[Case], None]
     plant: Callable[[Case], Case]  # turns a sound case into a faulty one that the law must catch
@@ -31,7 +32,8 @@ class Law:
 
     def cases(self, every: bool = False) -> list[Case]:
         """The cases of its tier that it applies to; `every` for `make test-all`."""
-        return [case for case in (CASES if every or self.tier == "C" else PER_OPTIMIZER) if self.applies(case)]
+        tier = CASES if every else PER_OPTIMIZER if self.tier == "C" else FULLEST
+        return [case for case in tier if self.applies(case)]
 
 
 LAWS: dict[str, Law] = {}

@@ -48,7 +48,9 @@ def test_law_is_stated_and_can_be_planted(id: str) -> None:
     law = LAWS[id]
     assert law.title.endswith("."), f"{id}: the docstring's first line is its statement"
     assert law.tier in ("C", "O")
-    assert any(case.entry.name == law.planted_on for case in law.cases()), f"{id} is planted on {law.planted_on}"
+    assert any(case.entry.name == law.planted_on for case in law.cases(every=True)), (
+        f"{id} is planted on {law.planted_on}"
+    )
 
 
 def test_every_flag_has_a_law() -> None:

@@ -15,11 +15,8 @@ def _parameters() -> list[object]:
     # Case by case, so that a worker which gets neighbours compiles each program once.
     for case in CASES:
         for law in (law for law in LAWS.values() if case in law.cases(every=True)):
-            marks: list[pytest.MarkDecorator] = []
-            if case not in law.cases():
-                marks.append(pytest.mark.slow)
-            elif case.index or not (law.tier == "C" or case.entry.name == law.planted_on):
-                marks.append(pytest.mark.suite)  # the fast suite: see Law.tier
+            fast = not case.index and (law.tier == "C" or case.entry.name == law.planted_on)  # see Law.tier
+            marks = [] if fast else [pytest.mark.suite if case in law.cases() else pytest.mark.slow]
             if (law.id, case.id) in LEDGER:
                 marks.append(pytest.mark.xfail(strict=True, raises=AssertionError, reason=LEDGER[law.id, case.id]))
             rows.append(pytest.param(law, case, id=f"{law.id}-{case.id}", marks=marks))
@@ -33,7 +30,7 @@ def test_law(law: Law, case: Case) -> None:
 
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
 def test_law_catches_its_planted_defect(law: Law) -> None:
-    sound = next(case for case in law.cases() if case.entry.name == law.planted_on)
+    sound = next(case for case in law.cases(every=True) if case.entry.name == law.planted_on)
     with pytest.raises(AssertionError) as caught:
         law.check(law.plant(sound))
     # By what it compares, not because the planted defect happened to crash.

@@ -203,6 +203,6 @@ def test_the_ready_optimizer_is_its_direction_then_the_descent(case: Case) -> No
     )
     rng = np.random.default_rng(8)
     with x64():
-        params, *grads = [{key: jnp.asarray(rng.normal(size=3)) for key in "ab"} for _ in range(4)]
+        params, *grads = [{key: jnp.asarray(rng.normal(size=3)) for key in "ab"} for _ in range(9)]  # RAdam starts late
         sides = jax.jit(lambda p, g: [updates_of(tx, g, p, False) for tx in (case.tx(), chained)])(params, grads)
     assert_same(*sides)

@@ -106,6 +106,22 @@ def adamax_in_float16(g: Any, m: Any, v: Any) -> tuple[Any, Any, Any]:
 
 
 @naive
+def adan_in_float16(g: Any, m: Any, v: Any) -> tuple[Any, Any, Any]:
+    """m is the gradient before."""
+    ahead = g + jnp.asarray(0.92, g.dtype) * (g - m)
+    v = 0.99 * v + 0.01 * ahead * ahead
+    return -0.001 * ahead / (jnp.sqrt(v).astype(g.dtype) + jnp.asarray(1e-8, g.dtype)), g, v
+
+
+@naive
+def novograd_in_float16(g: Any, m: Any, v: Any) -> tuple[Any, Any, Any]:
+    """The gradient over its norm in the tensor."""
+    v = 0.98 * v + 0.02 * jnp.sum(g * g)
+    m = 0.95 * m + g / (jnp.sqrt(v).astype(g.dtype) + jnp.asarray(1e-8, g.dtype))
+    return -0.01 * m, m, v
+
+
+@naive
 def variance_below_zero(g: Any, m: Any, v: Any) -> tuple[Any, Any, Any]:
     """Centered RMSprop that trusts v - m^2 to be positive."""
     g = jnp.clip(g, -1e4, 1e4)
@@ -132,6 +148,20 @@ def zero_by_zero(tx: Any, g: Any, s: Any, p: Any) -> tuple[Any, Any]:
     """A distance over a sum of gradients that is still 0."""
     u, s = tx.update(g, s, p)
     return jax.tree.map(lambda a: a * (s.grad_sq / s.grad_sq).astype(a.dtype), u), s
+
+
+@around
+def divides_by_the_gradients(tx: Any, g: Any, s: Any, p: Any) -> tuple[Any, Any]:
+    """An estimate of the distance over the norm of all gradients, which may be 0."""
+    u, s = tx.update(g, s, p)
+    size = sum(jnp.sum(jnp.abs(a).astype(jnp.float32)) for a in jax.tree.leaves(g))
+    return jax.tree.map(lambda a: a * (size / size).astype(a.dtype), u), s
+
+
+@incoming
+def clips_what_has_no_order(grads: Any) -> Any:
+    """A cut at two bounds, which complex numbers have not."""
+    return jax.tree.map(lambda g: jnp.clip(g, -1e30, 1e30).astype(g.dtype), grads)
 
 
 # One step late, one step early
@@ -186,6 +216,7 @@ def _on_init(look: Callable[[Any], Any]) -> Callable[[Case], Case]:
 
 masked_node_is_an_array = _on_init(lambda x: x + 0)
 leaf_has_a_dtype = _on_init(lambda x: None if isinstance(x, optax.MaskedNode) else jnp.zeros(x.shape, x.dtype))
+has_an_axis = _on_init(lambda x: None if isinstance(x, optax.MaskedNode) else x.shape[0])
 maximum_of_nothing = _on_init(lambda x: None if isinstance(x, optax.MaskedNode) else jnp.max(jnp.ravel(x)))
 
 
@@ -281,3 +312,42 @@ def divides_by_the_rate(case: Case) -> Case:
         return optax.GradientTransformationExtraArgs(tx.init, update)
 
     return dataclasses.replace(case, factory=factory)
+
+
+def _from_zero(tx: Any, params: Any) -> Any:
+    state = tx.init(params)
+    return state._replace(initial_params=jax.tree.map(jnp.zeros_like, state.initial_params))
+
+
+starts_at_zero = around(lambda tx, g, s, p: tx.update(g, s, p), first=_from_zero)
+never_clips = arguments(lambda kwargs: {**kwargs, "clipping_threshold": None})
+has_no_rate = arguments(lambda kwargs: {**kwargs, "learning_rate": 1.0})
+
+
+@around
+def sign_of_the_new_momentum(tx: Any, g: Any, s: Any, p: Any) -> tuple[Any, Any]:
+    """Lion: the sign is taken after the momentum has moved."""
+    u, after = tx.update(g, s, p)
+    return jax.tree.map(lambda a, m: -jnp.abs(a) * jnp.sign(m), u, after.mu), after
+
+
+@around
+def divides_by_the_new_moment(tx: Any, g: Any, s: Any, p: Any) -> tuple[Any, Any]:
+    """ADOPT: the gradient is divided by a second moment that it is already part of."""
+    nu = jax.tree.map(lambda v, g: 0.9999 * v + 0.0001 * g * g, s.nu, g)
+    return tx.update(g, s._replace(nu=nu), p)
+
+
+@around
+def one_correction_missing(tx: Any, g: Any, s: Any, p: Any) -> tuple[Any, Any]:
+    """The second moment without its bias correction."""
+    u, after = tx.update(g, s, p)
+    return jax.tree.map(lambda a: a / jnp.sqrt(1 - 0.999 ** after.count.astype(a.real.dtype)), u), after
+
+
+@around
+def power_of_a_negative(tx: Any, g: Any, s: Any, p: Any) -> tuple[Any, Any]:
+    """Adafactor's decay from a step count that the offset makes negative: NaN, which the averages keep."""
+    u, after = tx.update(g, s, p)
+    decay = (after.count.astype(float) - 2.5) ** -0.7
+    return u, after._replace(mu=jax.tree.map(lambda m: m + 0 * decay.astype(m.real.dtype), after.mu))

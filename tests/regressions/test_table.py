@@ -18,6 +18,8 @@ CRASHES = {
     "optax#271, torchopt#232": "TypeError",
     "optax#913": "TypeError",
     "optax#1131": "TypeError",
+    "optax#1736": "IndexError",
+    "optax.adopt, optax.madgrad": "ValueError",
     "optax#1736, torch#100701": "ValueError",
     "equinox#69": "AttributeError",
 }

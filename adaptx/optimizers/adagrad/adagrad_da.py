@@ -62,7 +62,8 @@ def adagrad_da_rule(initial_accumulator: Any, eps: Any, l1: Any, l2: Any) -> Rul
     typical_rate=0.1,
     needs=("params",),
     normalised=True,
-    zero_is_fixed=[True, False, False],  # penalties pull
+    scale_free=[True, False, False],  # penalties have a scale
+    zero_is_fixed=[True, False, False],
     cases=(
         dict(learning_rate=0.1),
         dict(learning_rate=0.1, l2=0.1),

@@ -28,7 +28,8 @@ def kate_rule(eta: Any, eps: Any) -> Rule:
     def step(g: Array, s: KATEState, x: Any, t: Clock) -> tuple[Array, KATEState]:
         b_sq = s.nu + abs_sq(g)
         m_sq = s.numerator + eta * abs_sq(g) + divide(abs_sq(g), b_sq, eps)
-        return divide(safe_sqrt(m_sq) * g, b_sq, eps), s._replace(nu=b_sq, numerator=m_sq)
+        # Two quotients: one that both share would be written to memory.
+        return safe_sqrt(m_sq) * divide(g, b_sq, eps), s._replace(nu=b_sq, numerator=m_sq)
 
     return Rule(KATEState, step, dict(nu=real_zeros, numerator=real_zeros))
 

@@ -26,9 +26,9 @@ class SM3State(NamedTuple):
 
 
 def _largest(nu: Array) -> tuple[Array, ...]:
-    """For each axis the largest entry of each slice; of a number itself. Entries are >= 0, and so is nothing's."""
+    """For each axis the largest entry of each slice, 0 of an empty one; of a vector or number itself."""
     axes = range(nu.ndim)
-    return tuple(jnp.max(nu, [a for a in axes if a != axis], initial=0) for axis in axes) or (nu,)
+    return tuple(jnp.max(nu, [a for a in axes if a != axis], initial=0) for axis in axes) if nu.ndim > 1 else (nu,)
 
 
 def _smallest(cover: tuple[Array, ...], ndim: int) -> Array:

@@ -104,7 +104,7 @@ def yogi(
     The paper's algorithm corrects no bias. TensorFlow Addons' code and Optax do, though v does not start at 0: that is
     `bias_correction`. Addons then adds eps to the root of the uncorrected v; Optax starts m at `initial_accumulator`
     too, so that parameters move without a gradient, where the paper's m starts at 0. The defaults of eps and
-    `initial_accumulator` are those of Addons, which the paper's experiments used.
+    `initial_accumulator` are the same in both, and here.
     """
     rule = yogi_rule(b1, b2, eps, eps_root, initial_accumulator, bias_correction)
     return lift("yogi", rule, Descent(learning_rate, weight_decay, mask))

@@ -12,40 +12,35 @@ from adaptx.core.descent import Descent
 from adaptx.core.lift import lift
 from adaptx.core.moments import Clock, safe_div
 from adaptx.core.registry import Paper, checked, optimizer
-from adaptx.core.rounding import bounded
 from adaptx.core.rule import Params, Rule, real_zeros, zeros
 
 
 class COCOBState(NamedTuple):
-    """The state of COCOB. All sums are in units of the largest gradient: a wealth of 1 + reward, and bets below it."""
+    """The state of COCOB."""
 
     count: Array  # t
     grad_sum: Params  # theta, the sum of negative gradients
     abs_sum: Params  # G, the sum of their sizes, real
     reward: Params  # R, what the bets have won, real
-    scale: Params  # L, the largest |g| so far, real: the unit
+    scale: Params  # L, the largest |g| so far, real
+    bet: Params  # w, where the parameter stands, from where it began
 
 
 def cocob_rule(caution: Any) -> Rule:
     """COCOB-Backprop's equations on one array."""
 
-    def bet(s: COCOBState) -> Array:
-        """w: where the parameter stands, from where it began."""
-        return s.grad_sum / jnp.maximum(s.abs_sum + 1, caution) * (1 + s.reward)
-
     def step(g: Array, s: COCOBState, x: Any, t: Clock) -> tuple[Array, COCOBState]:
-        w, scale = bet(s), jnp.maximum(s.scale, jnp.abs(g))
-        n, shrunk = safe_div(g, scale), safe_div(s.scale, scale)
-        won = jnp.maximum(shrunk * s.reward - jnp.real(jnp.conj(n) * w), 0)
-        s = s._replace(
-            grad_sum=shrunk * s.grad_sum - n,
-            abs_sum=shrunk * s.abs_sum + jnp.abs(n),
-            reward=bounded(won),
-            scale=scale,
-        )
-        return w - bet(s), s
+        size = jnp.abs(g)
+        L, G = jnp.maximum(s.scale, size), s.abs_sum + size
+        lost = jnp.real(jnp.conj(g) * s.bet)
+        R = jnp.maximum(s.reward, lost) - lost
+        theta = s.grad_sum - g
+        wealth = jnp.minimum(L + R, 1e12 * L)
+        w = theta * safe_div(wealth, L * jnp.maximum(G + L, caution * L))
+        return s.bet - w, s._replace(grad_sum=theta, abs_sum=G, reward=R, scale=L, bet=w)
 
-    return Rule(COCOBState, step, dict(grad_sum=zeros, abs_sum=real_zeros, reward=real_zeros, scale=real_zeros))
+    slots = dict(grad_sum=zeros, abs_sum=real_zeros, reward=real_zeros, scale=real_zeros, bet=zeros)
+    return Rule(COCOBState, step, slots)
 
 
 @checked
@@ -97,6 +92,6 @@ def cocob(
     authors' TensorFlow code, not what rounding, decay or a mask made of x - x0, as in their later one and Optax. Decay
     is decoupled, times the rate: at 1 it takes weight_decay*x in each step. The paper's L starts at 0 and divides 0 by
     0 where no gradient has come yet: here nothing moves then; others start L at 1e-8. While a gradient keeps its sign,
-    wealth grows by a factor a step; it is cut at 1e12 (float32).
+    wealth grows by a factor a step; bets are cut at 1e12 (float32).
     """
     return lift("cocob", cocob_rule(caution), Descent(learning_rate, weight_decay, mask))

@@ -12,9 +12,10 @@ from adaptx.core.descent import Descent
 from adaptx.core.lift import lift
 from adaptx.core.moments import Clock, abs_sq, divide, safe_div, safe_sqrt
 from adaptx.core.registry import optimizer
+from adaptx.core.rounding import bounded
 from adaptx.core.rule import Params, Rule, filled, zeros
 from adaptx.optimizers.parameter_free.dadapt_adam import D_ADAPTATION
-from adaptx.optimizers.parameter_free.estimate import decayed, grown, visible
+from adaptx.optimizers.parameter_free.estimate import decayed, grown, rate_of, renewed
 
 
 class DAdaptAdaGradState(NamedTuple):
@@ -22,32 +23,32 @@ class DAdaptAdaGradState(NamedTuple):
 
     count: Array  # t
     nu: Params  # v, the sum of squared gradients, real
-    grad_sum: Params  # s, in units of d
+    grad_sum: Params  # s, the sum of weighted gradients
     d: Array  # the estimate of D that the next step uses
     previous: Array  # the one that this step used
-    penalty: Array  # q, in units of previous^2
+    penalty: Array  # q, over the square of `previous`
 
 
 def dadapt_adagrad_rule(initial_accumulator: Any, eps: Any, d0: Any, growth_rate: Any) -> Rule:
     """AdaGrad's dual averaging on one array, and the sums that estimate D."""
 
     def part(g: Array, s: DAdaptAdaGradState, x: Any, t: Clock) -> tuple[Any, DAdaptAdaGradState]:
-        g = visible(g)
-        total, root = s.grad_sum + t.learning_rate * g, safe_sqrt(s.nu + abs_sq(g))
+        g = bounded(g) + (g - g)  # an Inf shows as NaN
+        total, root = s.grad_sum + s.d * rate_of(t) * g, safe_sqrt(s.nu + abs_sq(g))
         weighed = lambda a: jnp.sum(divide(abs_sq(a), root, eps))
         return (weighed(g), weighed(total), jnp.sum(jnp.abs(total))), s
 
     def advance(s: DAdaptAdaGradState, totals: tuple[Array, Array, Array], t: Clock) -> DAdaptAdaGradState:
         grad_sq, total_sq, length = totals
-        q = s.penalty * (s.previous / s.d) ** 2 + jnp.asarray(t.learning_rate, t.t.dtype) ** 2 * grad_sq
-        d = grown(s.d, s.d * safe_div(total_sq - q, length), growth_rate)
-        return s._replace(d=d, previous=s.d, penalty=q)
+        q = (s.previous / s.d) ** 2 * s.penalty + rate_of(t) ** 2 * grad_sq
+        d = grown(s.d, safe_div(total_sq - s.d**2 * q, length), growth_rate)
+        return renewed(s, d, penalty=q)
 
     def step(g: Array, s: DAdaptAdaGradState, x: Any, t: Clock) -> tuple[Array, DAdaptAdaGradState]:
-        total, nu = s.grad_sum + t.learning_rate * g, s.nu + abs_sq(g)
+        rate = s.previous * rate_of(t)
+        total, nu = s.grad_sum + rate * g, s.nu + abs_sq(g)
         before, now = divide(s.grad_sum, safe_sqrt(s.nu), eps), divide(total, safe_sqrt(nu), eps)
-        u = decayed(s.previous * (before - now), s.previous * t.learning_rate, x, t)
-        return u, s._replace(nu=nu, grad_sum=s.previous / s.d * total)
+        return decayed(before - now, rate, x, t), s._replace(nu=nu, grad_sum=total)
 
     slots, scalars = dict(nu=filled(initial_accumulator), grad_sum=zeros), dict(d=d0, previous=d0, penalty=0.0)
     return Rule(DAdaptAdaGradState, step, slots, scalars, part, advance, needs=("learning_rate",))
@@ -64,7 +65,7 @@ def dadapt_adagrad_rule(initial_accumulator: Any, eps: Any, d0: Any, growth_rate
     cases=(
         dict(learning_rate=1.0),
         dict(
-            learning_rate=2.0, d0=1e-2, eps=1e-3, growth_rate=1.2, initial_accumulator=0.1, weight_decay=0.1,
+            learning_rate=0.9, d0=1e-2, eps=1e-3, growth_rate=1.2, initial_accumulator=0.1, weight_decay=0.1,
             mask=True,
         ),
     ),
@@ -98,11 +99,11 @@ def dadapt_adagrad(
         d = maximum(d, d_hat if growth_rate is None else minimum(d_hat, growth_rate*d))
 
     The sums run over all parameters, and d estimates the largest distance of one of them. The learning rate is a factor
-    that schedules 1. Without decay x is the paper's x0 - s/h; the step goes from x itself, so that what decay or
-    rounding did to it stays. This is the authors' code. The paper's listing starts v at the square of a bound G of all
-    gradients, which nobody knows, so that q can take h before each step; and it halves d_hat, which is then a true
-    lower bound. The code's momentum, an average of iterates, is not the paper's; its decay joins the gradient. The
-    authors recommend the SGD and Adam forms, in which d adapts faster.
+    that schedules 1; d is cut beyond 1e6 (float32). Without decay x is the paper's x0 - s/h; the step goes from x
+    itself, so that what decay or rounding did to it stays. This is the authors' code. The paper's listing starts v at
+    the square of a bound G of all gradients, which nobody knows, so that q can take h before each step; and it halves
+    d_hat, which is then a true lower bound. The code's momentum, an average of iterates, is not the paper's; its decay
+    joins the gradient. The authors recommend the SGD and Adam forms, in which d adapts faster.
     """
     rule = dadapt_adagrad_rule(initial_accumulator, eps, d0, growth_rate)
     return lift("dadapt_adagrad", rule, Descent(learning_rate, weight_decay, mask))

@@ -12,8 +12,9 @@ from adaptx.core.descent import Descent
 from adaptx.core.lift import lift
 from adaptx.core.moments import Clock, Decay, abs_sq, divide, ema, safe_div, safe_sqrt
 from adaptx.core.registry import Paper, optimizer
+from adaptx.core.rounding import bounded
 from adaptx.core.rule import Params, Rule, real_zeros, zeros
-from adaptx.optimizers.parameter_free.estimate import decayed, grown, inner, rate_of, root, visible
+from adaptx.optimizers.parameter_free.estimate import correction, decayed, grown, inner, rate_of, renewed, root
 
 D_ADAPTATION = Paper(
     "Learning-Rate-Free Learning by D-Adaptation (Defazio, Mishchenko)", 2023, "https://arxiv.org/abs/2301.07733"
@@ -24,12 +25,12 @@ class DAdaptAdamState(NamedTuple):
     """The state of D-Adapted Adam."""
 
     count: Array  # t
-    mu: Params  # m, in units of d
+    mu: Params  # m, the average of weighted gradients
     nu: Params  # v, real
-    grad_sum: Params  # s, in units of d
+    grad_sum: Params  # s, the same average with sqrt(b2)
     d: Array  # the estimate of D that the next step uses
     previous: Array  # the one that this step used
-    numerator: Array  # r, in units of previous^2
+    numerator: Array  # r, over `previous`
 
 
 def dadapt_adam_rule(b1: Any, b2: Any, eps: Any, d0: Any, growth_rate: Any, bias_correction: bool) -> Rule:
@@ -37,26 +38,23 @@ def dadapt_adam_rule(b1: Any, b2: Any, eps: Any, d0: Any, growth_rate: Any, bias
     b1, b2 = Decay.of(b1), Decay.of(b2)
     b = root(b2)
 
-    def weighted(g: Array, s: DAdaptAdamState, t: Clock) -> Array:
-        return ema(s.grad_sum, rate_of(t, b1, b2, bias_correction) * g, b)
-
     def part(g: Array, s: DAdaptAdamState, x: Any, t: Clock) -> tuple[Any, DAdaptAdamState]:
-        g = visible(g)
+        g = bounded(g)
+        total = ema(s.grad_sum, s.d * rate_of(t) * correction(t, b1, b2, bias_correction) * g, b)
         gain = inner(g, divide(s.grad_sum, safe_sqrt(s.nu), eps))
-        return (gain, jnp.sum(jnp.abs(weighted(g, s, t)))), s
+        return (gain, jnp.sum(jnp.abs(total))), s._replace(grad_sum=total)
 
     def advance(s: DAdaptAdamState, totals: tuple[Array, Array], t: Clock) -> DAdaptAdamState:
         gain, length = totals
-        r = ema(s.numerator * (s.previous / s.d) ** 2, rate_of(t, b1, b2, bias_correction) * gain, b)
+        r = ema(s.previous / s.d * s.numerator, rate_of(t) * correction(t, b1, b2, bias_correction) * gain, b)
         d = grown(s.d, s.d * safe_div(r, (1 - b) * length), growth_rate)
-        return s._replace(d=d, previous=s.d, numerator=r)
+        return renewed(s, d, numerator=r)
 
     def step(g: Array, s: DAdaptAdamState, x: Any, t: Clock) -> tuple[Array, DAdaptAdamState]:
-        rate, shrunk = rate_of(t, b1, b2, bias_correction), s.previous / s.d
+        rate = s.previous * rate_of(t) * correction(t, b1, b2, bias_correction)
         m = ema(s.mu, rate * g, b1)
         v = ema(s.nu, abs_sq(g), b2)
-        u = decayed(-s.previous * divide(m, safe_sqrt(v), eps), s.previous * rate, x, t)
-        return u, s._replace(mu=shrunk * m, nu=v, grad_sum=shrunk * weighted(g, s, t))
+        return decayed(-divide(m, safe_sqrt(v), eps), rate, x, t), s._replace(mu=m, nu=v)
 
     slots = dict(mu=zeros, nu=real_zeros, grad_sum=zeros)
     decays = (b1, b2) if bias_correction else ()
@@ -78,7 +76,7 @@ def dadapt_adam_rule(b1: Any, b2: Any, eps: Any, d0: Any, growth_rate: Any, bias
         dict(learning_rate=1.0),
         dict(
             learning_rate=0.5, b1=0.8, b2=0.95, eps=1e-3, d0=1e-2, growth_rate=1.2, bias_correction=True,
-            weight_decay=0.1, mask=True,
+            weight_decay=0.3, mask=True,
         ),
     ),
 )  # fmt: skip
@@ -111,10 +109,10 @@ def dadapt_adam(
         d = maximum(d, d_hat if growth_rate is None else minimum(d_hat, growth_rate*d))
 
     The sums run over all parameters, and d estimates the largest distance of one of them. The learning rate is a factor
-    that schedules 1. While all gradients are zero d stays. The inner product in r takes v before this step, as the
-    authors' code and Optax do, since s/(sqrt(v) + eps) is then the way already gone, which the theory bounds D by; the
-    paper's listing takes v after it. Bias correction is not the paper's (its authors' code can, Optax always does).
-    Weight decay is decoupled, as in Optax; in the authors' code it is so on demand.
+    that schedules 1. While all gradients are zero d stays; beyond 1e6 (float32) it is cut. The inner product in r takes
+    v before this step, as the authors' code and Optax do, since s/(sqrt(v) + eps) is then the way already gone, which
+    the theory bounds D by; the paper's listing takes v after it. Bias correction is not the paper's (its authors' code
+    can, Optax always does). Weight decay is decoupled, as in Optax; in the authors' code it is so on demand.
     """
     rule = dadapt_adam_rule(b1, b2, eps, d0, growth_rate, bias_correction)
     return lift("dadapt_adam", rule, Descent(learning_rate, weight_decay, mask))

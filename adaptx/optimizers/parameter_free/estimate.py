@@ -1,10 +1,4 @@
-"""What the methods that estimate the distance D to a solution share.
-
-Their sums weigh each gradient by the estimate d of its step. All of them are stored in units of the newest d, or of its
-square, and shrink when d grows: then no weight is tiny at d = 1e-6 and none overflows where d runs away, which it does
-by a factor a step while gradients do not change (no solution is near). It is the papers' algorithm: d_hat is a quotient
-of two such sums.
-"""
+"""What the methods that estimate the distance D to a solution share."""
 
 from __future__ import annotations
 
@@ -15,17 +9,18 @@ import jax.numpy as jnp
 from jax import Array
 
 from adaptx.core.moments import Clock, Decay, safe_sqrt
-from adaptx.core.rounding import bounded
-
-
-def visible(g: Array) -> Array:
-    """g, clamped like an extreme gradient, in which an Inf shows as NaN: for sums over the tree."""
-    return bounded(g) + (g - g)
+from adaptx.core.rounding import largest_sum
 
 
 def inner(a: Array, b: Array) -> Array:
     """The inner product of two arrays, real also for complex ones."""
     return jnp.sum(jnp.real(jnp.conj(a) * b) if jnp.iscomplexobj(a) else a * b)
+
+
+def cut(a: Array) -> Array:
+    """a, each entry at most what the squares of a tensor's extreme gradients come to; complex ones as they are."""
+    most = largest_sum(a.dtype, 1)
+    return a if jnp.iscomplexobj(a) else jnp.clip(a, -most, most)
 
 
 def root(b: Decay) -> Decay:
@@ -34,16 +29,30 @@ def root(b: Decay) -> Decay:
     return Decay(value, b.complement / (1 + value))
 
 
-def rate_of(t: Clock, b1: Decay, b2: Decay, bias_correction: bool) -> Array:
-    """The learning rate, times what corrects both moments of Adam for their zero start."""
-    rate = jnp.asarray(t.learning_rate, t.t.dtype)
-    return rate * safe_sqrt(t.bias(b2)) / t.bias(b1) if bias_correction else rate
+def rate_of(t: Clock) -> Array:
+    """The learning rate as an array, also among the numbers of the whole tree."""
+    return jnp.asarray(t.learning_rate, t.t.dtype)
+
+
+def correction(t: Clock, b1: Decay, b2: Decay, bias_correction: bool) -> Any:
+    """What a step of Adam is multiplied by to correct both moments for their zero start."""
+    return safe_sqrt(t.bias(b2)) / t.bias(b1) if bias_correction else 1
 
 
 def grown(d: Array, d_hat: Array, growth_rate: Any) -> Array:
-    """The larger of the two, at most growth_rate d; an estimate beyond 1e12 (float32) is cut, NaN passes."""
-    most = d_hat if growth_rate is None else jnp.minimum(d_hat, growth_rate * d)
-    return jnp.maximum(d, bounded(most))
+    """The larger of the two, at most growth_rate d; NaN passes.
+
+    While gradients do not change no solution is near, and d grows by a factor a step: an estimate beyond 1e6 (float32)
+    is cut, so that d^2 g^2 stays finite.
+    """
+    most = jnp.minimum(d_hat, largest_sum(d.dtype, 1) ** 0.25)
+    return jnp.maximum(d, most if growth_rate is None else jnp.minimum(most, growth_rate * d))
+
+
+def renewed(s: Any, d: Array, **scalars: Array) -> Any:
+    """The state with the next estimate d, and as `previous` the one of this step: NaN if d is, so that a step in which
+    the estimate was lost shows it at once. Its update then depends on d, without which XLA copies what it writes."""
+    return s._replace(d=d, previous=jnp.where(jnp.isnan(d), d, s.d), **scalars)
 
 
 def decayed(u: Array, rate: Array, x: Any, t: Clock) -> Array:

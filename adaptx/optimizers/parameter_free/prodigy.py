@@ -13,20 +13,20 @@ from adaptx.core.lift import lift
 from adaptx.core.moments import Clock, Decay, abs_sq, divide, ema, safe_div, safe_sqrt
 from adaptx.core.registry import Paper, optimizer
 from adaptx.core.rule import Params, Rule, copied, real_zeros, zeros
-from adaptx.optimizers.parameter_free.estimate import decayed, grown, inner, rate_of, root, visible
+from adaptx.optimizers.parameter_free.estimate import correction, cut, decayed, grown, inner, rate_of, renewed, root
 
 
 class ProdigyState(NamedTuple):
     """The state of Prodigy."""
 
     count: Array  # t
-    mu: Params  # m, in units of d
-    nu: Params  # v, real, in units of d^2
-    grad_sum: Params  # s, in units of d^2
+    mu: Params  # m, the average of d g
+    nu: Params  # v, the average of (d |g|)^2, real
+    grad_sum: Params  # s
     initial_params: Params  # x0, a copy
     d: Array  # the estimate of D that the next step uses
     previous: Array  # the one that this step used
-    numerator: Array  # r, in units of previous^2
+    numerator: Array  # r, over the square of `previous`
     largest: Array | None = None  # the largest d_hat so far; growth_rate only
 
 
@@ -38,30 +38,29 @@ def prodigy_rule(
     b1, b2 = Decay.of(b1), Decay.of(b2)
     b3 = root(b2) if d_decay is None else Decay.of(d_decay)
 
-    def weighted(g: Array, s: ProdigyState, t: Clock) -> Array:
-        return ema(s.grad_sum, g if safeguard_warmup else rate_of(t, b1, b2, bias_correction) * g, b3)
-
     def part(g: Array, s: ProdigyState, x: Array, t: Clock) -> tuple[Any, ProdigyState]:
-        g = visible(g)
-        return (inner(g, s.initial_params - x), jnp.sum(jnp.abs(weighted(g, s, t)))), s
+        rate = 1 if safeguard_warmup else rate_of(t) * correction(t, b1, b2, bias_correction)
+        # XLA would write a clamped g down before it sums. g is as it came in both sums: their quotient is what counts.
+        total = cut(ema(s.grad_sum, s.d**2 * rate * g, b3))
+        return (inner(g, s.initial_params - x), jnp.sum(jnp.abs(total))), s._replace(grad_sum=total)
 
     def advance(s: ProdigyState, totals: tuple[Array, Array], t: Clock) -> ProdigyState:
         gain, length = totals
-        r = ema(s.numerator * (s.previous / s.d) ** 2, rate_of(t, b1, b2, bias_correction) * gain, b3)
-        d_hat = d_coef * safe_div(r, length)
-        d, largest = grown(s.d, d_hat, None), None
-        if growth_rate is not None:
-            largest = grown(jnp.asarray(s.largest), d_hat, None)
-            at_start = s.d == jnp.asarray(d0, s.d.dtype)
-            d = jnp.where(at_start, d, grown(s.d, largest, growth_rate))
-        return s._replace(d=d, previous=s.d, numerator=r, largest=largest)
+        r = ema((s.previous / s.d) ** 2 * s.numerator, rate_of(t) * correction(t, b1, b2, bias_correction) * gain, b3)
+        d_hat = d_coef * s.d**2 * safe_div(r, length)
+        d = grown(s.d, d_hat, None)
+        if growth_rate is None:
+            return renewed(s, d, numerator=r)
+        largest = grown(jnp.asarray(s.largest), d_hat, None)
+        at_start = s.d == jnp.asarray(d0, s.d.dtype)
+        return renewed(s, jnp.where(at_start, d, grown(s.d, largest, growth_rate)), numerator=r, largest=largest)
 
     def step(g: Array, s: ProdigyState, x: Array, t: Clock) -> tuple[Array, ProdigyState]:
-        rate, shrunk = s.previous * rate_of(t, b1, b2, bias_correction), s.previous / s.d
-        m = ema(s.mu, g, b1)
-        v = ema(s.nu, abs_sq(g), b2)
-        u = decayed(-rate * divide(m, safe_sqrt(v), eps), rate, x, t)
-        return u, s._replace(mu=shrunk * m, nu=shrunk**2 * v, grad_sum=shrunk**2 * weighted(g, s, t))
+        d = s.previous
+        rate = d * rate_of(t) * correction(t, b1, b2, bias_correction)
+        m = ema(s.mu, d * g, b1)
+        v = ema(s.nu, d**2 * abs_sq(g), b2)
+        return decayed(-rate * divide(m, safe_sqrt(v), d * eps), rate, x, t), s._replace(mu=m, nu=v)
 
     slots = dict(mu=zeros, nu=real_zeros, grad_sum=zeros, initial_params=copied)
     scalars = dict(d=d0, previous=d0, numerator=0.0) | ({} if growth_rate is None else dict(largest=d0))
@@ -125,10 +124,10 @@ def prodigy(
         d = maximum(d, d_hat) if growth_rate is None or d == d0 else minimum(most, growth_rate*d)
 
     The sums run over all parameters, and d estimates the largest distance of one of them. The learning rate is a factor
-    that schedules 1; tune d_coef instead. While all gradients are zero d stays. The rate and eps take the d of the
-    step, as in the paper; the authors' code and Optax multiply eps by the next d. Bias correction, safeguard_warmup
-    (the rate leaves s, for a schedule that warms up) and growth_rate (from the second estimate on) are the authors'
-    code's; Optax always corrects the bias. Weight decay is decoupled, as in both.
+    that schedules 1; tune d_coef instead. While all gradients are zero d stays; beyond 1e6 (float32) it is cut. The
+    rate and eps take the d of the step, as in the paper; the authors' code and Optax multiply eps by the next d. Bias
+    correction, safeguard_warmup (the rate leaves s, for a schedule that warms up) and growth_rate (from the second
+    estimate on) are the authors' code's; Optax always corrects the bias. Weight decay is decoupled, as in both.
     """
     rule = prodigy_rule(b1, b2, d_decay, eps, d0, d_coef, growth_rate, bias_correction, safeguard_warmup)
     return lift("prodigy", rule, Descent(learning_rate, weight_decay, mask))

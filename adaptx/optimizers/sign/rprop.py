@@ -19,8 +19,8 @@ class RpropState(NamedTuple):
     """The state of Rprop."""
 
     count: Array  # t
-    step_size: Params  # s, each parameter's step in units of the rate, real
-    sign: Params  # p, the last gradient's sign, and 0 where it had turned
+    step_size: Params  # s, each parameter's step in units of the rate, real; negative where it waits
+    last_step: Params  # p, the step that was taken last, uphill, in the same units; 0 where it waited
 
 
 def rprop_rule(eta_minus: Any, eta_plus: Any, min_step_size: Any, max_step_size: Any) -> Rule:
@@ -28,16 +28,19 @@ def rprop_rule(eta_minus: Any, eta_plus: Any, min_step_size: Any, max_step_size:
 
     def step(g: Array, s: RpropState, x: Any, t: Clock) -> tuple[Array, RpropState]:
         sign, rate = jnp.sign(g), t.learning_rate
-        agrees = jnp.real(sign * jnp.conj(s.sign))  # of signs: the gradients' product underflows
+        agrees = jnp.real(sign * jnp.conj(s.last_step))  # not of gradients, whose product underflows
         factor = jnp.where(agrees > 0, eta_plus, jnp.where(agrees < 0, eta_minus, jnp.ones_like(agrees)))
         unit = jnp.where(rate > 0, rate, 1)
         lower = jnp.where(rate > 0, jnp.minimum(min_step_size / unit, 1), 1)
         upper = jnp.where(rate > 0, jnp.maximum(max_step_size / unit, 1), 1)
-        size = jnp.clip(s.step_size * factor, lower, upper)
-        sign = jnp.where(agrees < 0, 0, sign)
-        return -rate * size * sign, s._replace(step_size=size, sign=sign)
+        size = jnp.clip(jnp.abs(s.step_size) * factor, lower, upper)
+        # That a parameter waits is kept as the sign of its step size: then the step follows from that and from g, and
+        # XLA, which would set the last step aside, writes each array in its place.
+        size = jnp.where(agrees < 0, -size, size)
+        step = jnp.maximum(size, 0) * sign
+        return -rate * step, s._replace(step_size=size, last_step=step)
 
-    return Rule(RpropState, step, dict(step_size=filled(1), sign=zeros), needs=("learning_rate",))
+    return Rule(RpropState, step, dict(step_size=filled(1), last_step=zeros), needs=("learning_rate",))
 
 
 @optimizer(
@@ -72,8 +75,8 @@ def rprop(
         c = sign(g)*p
         s = s*where(c > 0, eta_plus, where(c < 0, eta_minus, 1))
         s = clip(s, minimum(min_step_size/learning_rate, 1), maximum(max_step_size/learning_rate, 1))
-        p = where(c < 0, 0, sign(g))
-        x = x - learning_rate*s*p
+        p = where(c < 0, 0, s*sign(g))
+        x = x - learning_rate*p
 
     A constant rate is the first step size and no more, the paper's Delta_0 with Delta = learning_rate*s. A rate that
     changes scales all step sizes at once, and the bounds of Delta, which stay where they are, never force s over the 1

@@ -15,11 +15,14 @@ from adaptx.core.registry import Paper, optimizer
 from adaptx.optimizers.adam.adam import adam_rule
 
 
+def ratio(size: Array, length: Array) -> Array:
+    """size / length, and 1 where either is 0, so that zero tensors can start to move."""
+    return jnp.where((size == 0) | (length == 0), 1, size / jnp.where(length == 0, 1, length))
+
+
 def trust_ratio(u: Array, x: Array) -> Array:
-    """u |x| / |u|; u itself where either norm is 0, so that zero tensors can start to move."""
-    size, length = norm(x), norm(u)
-    ratio = jnp.where((size == 0) | (length == 0), 1, size / jnp.where(length == 0, 1, length))
-    return ratio * u
+    """u |x| / |u|; u itself where either norm is 0."""
+    return ratio(norm(x), norm(u)) * u
 
 
 @optimizer(

@@ -136,15 +136,15 @@ def _updates(case: Case, changes: list[dict[str, Any]]) -> list[Any]:
     with x64():
         draw = lambda *shape: rng.uniform(0.5, 1.5, shape) * rng.choice([-1, 1], shape)
         rng = np.random.default_rng(3)
-        # From the second step on small, so that second moments fall, which amsgrad is for; in the last one large again,
-        # which clipping is for, and which turns the sign of short averages. Eight, since RAdam uses its second moment
-        # from the fifth or sixth on. Of several sizes, so that bounds hold for some entries and not for others.
-        later = 1 if case.flag("reduces") == "tree" else 0.01  # nothing is learned of a distance from small ones
-        sizes = np.array([1, *[later] * 6, 3])[:, None] * np.array([0.3, 1, 30])
+        # From the second step on small, so that second moments fall, which amsgrad is for; then larger ones, the first
+        # of which turns the sign of a short average, while the last is what clipping is for. Eight steps: RAdam uses
+        # its second moment from the fifth or sixth on. Of several sizes, so that bounds hold for some entries only.
+        later = [1] * 6 if case.flag("reduces") == "tree" else [0.01, 0.01, 0.01, 0.2, 0.01, 0.01]  # as on a long way
+        sizes = np.array([1, *later, 3])[:, None] * np.array([0.3, 1, 30])
         # A vector, and an array whose last two axes are not its largest.
         shapes, spread = {"a": (3,), "b": (3, 2, 3)}, {"a": 1, "b": 0.2}
         params = {k: jnp.asarray(draw(*shape) * spread[k]) for k, shape in shapes.items()}
-        scaled = lambda *shape: draw(8, *shape) * sizes.reshape(8, *[1] * (len(shape) - 1), 3)
+        scaled = lambda *shape: draw(8, *shape) * sizes.reshape(8, 3, *[1] * (len(shape) - 1))
         grads = with_a_trend(case, {k: jnp.asarray(scaled(*shape)) for k, shape in shapes.items()})
         grads["a"] = grads["a"].at[:, 1].set(abs(grads["a"][:, 1]))  # and one keeps its sign
         return jax.tree.map(np.asarray, all_of_them(params, grads))

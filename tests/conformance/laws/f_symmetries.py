@@ -14,7 +14,7 @@ import optax
 from tests.conformance.cases import Case, grads_like, params_like, with_a_trend
 from tests.conformance.compare import wide
 from tests.conformance.law import law
-from tests.conformance.program import RECORDED, run, run_traced, transformation
+from tests.conformance.program import RECORDED, numbers, run, run_traced, transformation
 
 UP_DOWN = (2.0**10, 2.0**-10)
 
@@ -197,15 +197,19 @@ def decay_is_decoupled(case: Case) -> None:
     xs = jax.tree.map(wide, params)
     own_rate = case.entry.direction is None and case.flag("reduces") != "element"
     parts = [list(xs)] if case.flag("reduces") == "tree" else [[k] for k in xs]
+    remembers = "momentum" in numbers(case)  # a buffer of whole steps: each u(0) so far has a factor of its own
     for t in range(3):
         flat = lambda tree, part: np.concatenate([np.ravel(tree[k]) for k in part])
         us, zeros = ({k: tree[k][t] for k in xs} for tree in (decayed, plain))
         for part in parts if own_rate else []:
             u, zero, x = (flat(tree, part) for tree in (us, zeros, xs))
-            if u.size > 2:  # two factors fit any two numbers
-                (a, k), *_ = np.linalg.lstsq(np.stack([zero, -x], 1), u, rcond=None)
+            past = [flat({k: plain[k][i] for k in xs}, part) for i in range(t if remembers else 0)]
+            if u.size > 2 + len(past):  # two factors fit any two numbers
+                factors, *_ = np.linalg.lstsq(np.stack([zero, -x, *past], 1), u, rcond=None)
+                a, k, *others = factors
                 assert min(a, k) > 0, f"{case.id}: {part}: u(wd) = {a:g} u(0) - {k:g} x"
-                error = _in_ulps(u - (a * zero - k * x), u, a * zero)
+                again = [c * before for c, before in zip(others, past, strict=True)]
+                error = _in_ulps(u - (a * zero - k * x + sum(again)), u, a * zero, *again)
                 assert error <= 4, f"{case.id}: {part}: u(wd) is {error:.1f} ULP off a u(0) - k x"  # one more a factor
         if own_rate:
             continue
@@ -217,7 +221,9 @@ def decay_is_decoupled(case: Case) -> None:
         # A proximal update is the difference of two parameters, and as coarse.
         sizes = (u, zero) if case.flag("zero_is_fixed") else (u, zero, x)
         error = _in_ulps(u - zero + factor * decay * x, *sizes)
-        assert error <= 2, f"{case.id}: u(wd) - u(0) is {error:.1f} ULP off -{factor:g} wd x"
+        # After the first step the factor is itself taken from rounded updates, which may be far larger than the decay.
+        allowed = 2 if t == 0 else 3
+        assert error <= allowed, f"{case.id}: u(wd) - u(0) is {error:.1f} ULP off -{factor:g} wd x"
         if t == 0 and case.flag("zero_is_fixed") and case.kwargs.get("inner_decay") is None:
             assert zeros["w"][0, 0] == 0, f"{case.id}: a zero gradient moves"
             assert us["w"][0, 0] == -rate * decay * xs["w"][0, 0], f"{case.id}: where u = 0 the decay is not exact"

@@ -108,10 +108,11 @@ OUTSIDE: dict[str, tuple[Any, ...]] = {
     "an int >= 1": (0, -1, 1.0, np.float32(2.0), jnp.int32(2), *NO_NUMBER),
     "in (0, 1/2]": (0.0, 0, -1e-3, 0.6, 1, *NO_NUMBER),
     ">= 4": (3.9, 3, 0, -5.0, *NO_NUMBER),
+    "an int >= 0": (-1, 1.0, np.float32(2.0), jnp.int32(2), *NO_NUMBER),
+    "an int": (1.0, np.float32(2.0), jnp.int32(2), *NO_NUMBER),
     ">= 0": (-1e-3, -1, np.float32(-1.0), jnp.float32(-1.0), *NO_NUMBER),
     "> 0": (0.0, 0, -1e-3, *NO_NUMBER),
     ">= 1": (0.5, 0, -1, *NO_NUMBER),
-    "an int >= 0": (-1, 1.0, np.ones((), int), *NO_NUMBER),
     "True or False": (1, 0.0, "True", [True]),
 }
 INSIDE: dict[str, tuple[Any, ...]] = {
@@ -120,10 +121,11 @@ INSIDE: dict[str, tuple[Any, ...]] = {
     "an int >= 1": (1, 7, np.int64(3)),
     "in (0, 1/2]": (1e-3, 0.5, np.float32(0.1), jnp.float32(0.1)),
     ">= 4": (4, 4.0, 5.5, np.float32(6.0), jnp.float32(5.0)),
+    "an int >= 0": (0, 7, np.int64(3)),
+    "an int": (0, -1, np.int64(3)),
     ">= 0": (0.0, 1, np.float32(0.1), jnp.float32(0.1)),
     "> 0": (1e-3, 1, jnp.float32(0.1)),
     ">= 1": (1, 1.5, jnp.float32(100)),
-    "an int >= 0": (0, 1, np.int32(2)),
     "True or False": (True, False),
 }
 
@@ -171,6 +173,11 @@ def _check_mask(name: str, make: Callable[[Any], Any]) -> None:
     make({"b": True, "s": np.bool_(False), "w": False}).init(params)
 
 
+def _allowed(argument: str) -> Any:
+    """A value that the argument may have."""
+    return next(v for v in (True, 0.1, 7, *GLOSSARY[argument].choices) if GLOSSARY[argument].test(v))
+
+
 def _check_factory(name: str, factory: Callable[..., Any], kwargs: dict[str, Any]) -> None:
     """Every argument of one factory, the names that Optax uses, and names that nobody does."""
     signature = inspect.signature(factory).parameters
@@ -179,6 +186,7 @@ def _check_factory(name: str, factory: Callable[..., Any], kwargs: dict[str, Any
         given = {k: v for k, v in kwargs.items() if GLOSSARY[k].needs != argument}  # so that it may be None
         if needed and given.get(needed) is None:
             given[needed] = 0.1 if GLOSSARY[needed].test(0.1) else 2.0
+            given[needed] = _allowed(needed)
         make = lambda value, argument=argument, given=given: factory(**{**given, argument: value})
         if argument == "mask":
             _check_mask(name, make)
@@ -187,6 +195,8 @@ def _check_factory(name: str, factory: Callable[..., Any], kwargs: dict[str, Any
         if needed:
             value = True if GLOSSARY[argument].test(True) else 0.5
             call = lambda a=argument, n=needed, v=value: factory(**{**kwargs, n: None, a: v})
+            value = _allowed(argument)
+            call = lambda argument=argument, needed=needed, v=value: factory(**{**kwargs, needed: None, argument: v})
             fails(f"{name}({argument}={value})", call, ValueError, f"{name}: {argument} needs {needed}")
     for theirs in RENAMED.keys() - signature.keys():
         call = lambda theirs=theirs: factory(**{**kwargs, theirs: 0.5})

@@ -28,7 +28,7 @@ def _forgets_the_sum(tx: optax.GradientTransformationExtraArgs) -> optax.Gradien
 
 @law(
     "K2",
-    tier="O",
+    tier="C",
     plant=lambda case: case.broken(_forgets_the_sum),
     planted_on="adagrad",
     applies=lambda case: case.entry.name in ("adagrad", "adagrad_norm") and case.index == 0,
@@ -93,7 +93,7 @@ def _without_the_maximum(case: Case) -> Case:
 
 @law(
     "K3",
-    tier="O",
+    tier="C",
     plant=_without_the_maximum,
     applies=lambda case: case.entry.name in ENDS and case.index == 0,
 )
@@ -144,7 +144,7 @@ def _forgets_a_tenth(tx: optax.GradientTransformationExtraArgs) -> optax.Gradien
 
 @law(
     "K4",
-    tier="O",
+    tier="C",
     plant=lambda case: case.broken(_forgets_a_tenth),
     planted_on="sm3",
     applies=lambda case: case.entry.name in LEMMAS and case.index == 0,

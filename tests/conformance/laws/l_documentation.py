@@ -45,7 +45,20 @@ WORDS = dict(
     outer=np.outer,
     power=power,
     norm=lambda a: np.sqrt(np.sum(np.abs(a) ** 2)),
+    block_mean=lambda a, block_axis, blocks: _block_mean(a, block_axis, blocks),
 )
+
+
+def _block_mean(a: Any, axis: int | None, blocks: int | None) -> Any:
+    """The mean over each of the equal parts of an axis (or each index), in every place of that part."""
+    if axis is None or not a.ndim:
+        return np.mean(a)
+    length = a.shape[axis]
+    width = 1 if blocks is None else -(-length // blocks)
+    part = np.arange(length) // width
+    same = (part == part[:, None]) / np.sum(part == part[:, None], axis=1)
+    means = same @ np.moveaxis(a, axis, 0).reshape(length, -1).mean(axis=1)
+    return means.reshape([-1 if i == axis % a.ndim else 1 for i in range(a.ndim)])
 
 
 def equations(doc: str, heading: str) -> str:

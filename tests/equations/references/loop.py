@@ -96,6 +96,8 @@ def _loop(reference: Reference, x: Any, gs: list[Any], xs: list[Any] | None, mas
     if "weight_decay" in own:
         decay = settings.get("weight_decay", own["weight_decay"].default)
         settings = {**settings, "weight_decay": (decay or 0.0) * mask}
+    if "mask" in own:  # a method whose mask is about more than the decay sees its own bool
+        settings = {**settings, "mask": bool(mask.all())}
     now = [x]
 
     def steps() -> Steps:

@@ -53,7 +53,7 @@ def dadapt_sgd(
         z = z - lam * g
         d = max(d, min(2 * r / norm(s), growth_rate * d))
         y, before = b1 * y + (1 - b1) * z, y
-        yield y - before - minimum(lam * weight_decay, 1) * x, {"grad_sum": s / d, "d": d, "grad_norm": G}
+        yield y - before - minimum(lam * weight_decay, 1) * x, {"grad_sum": s, "d": d, "grad_norm": G}
 
 
 @over_tree()
@@ -70,7 +70,7 @@ def dadapt_adagrad(
         weighted = weighted + np.sum(abs(lam * g) ** 2 / A)
         d = max(d, min((np.sum(abs(s) ** 2 / A) - weighted) / np.sum(abs(s)), growth_rate * d))
         z, before = -s / A, z
-        yield z - before - minimum(lam * weight_decay, 1) * x, {"nu": a_sq, "grad_sum": s / d, "d": d}
+        yield z - before - minimum(lam * weight_decay, 1) * x, {"nu": a_sq, "grad_sum": s, "d": d}
 
 
 @over_tree()
@@ -87,7 +87,7 @@ def dadapt_adam(
         v = b2 * v + (1 - b2) * abs(g) ** 2
         s = b * s + (1 - b) * lam * g
         old, d = d, max(d, min(r / ((1 - b) * np.sum(abs(s))), growth_rate * d))
-        slots = {"mu": m / d, "nu": v, "grad_sum": s / d, "d": d, "numerator": r / old**2}
+        slots = {"mu": m, "nu": v, "grad_sum": s, "d": d, "numerator": r / old}
         yield -m / (sqrt(v) + eps) - minimum(lam * weight_decay, 1) * x, slots
 
 
@@ -110,7 +110,7 @@ def prodigy(
         d_hat = d_coef * r / np.sum(abs(s))
         d_max, old = max(d_max, d_hat), d
         d = max(d, d_hat) if d == d0 else min(d_max, d * growth_rate)
-        yield update, {"mu": m / d, "nu": v / d**2, "grad_sum": s / d**2, "d": d, "numerator": r / old**2}
+        yield update, {"mu": m, "nu": v, "grad_sum": s, "d": d, "numerator": r / old**2}
 
 
 def cocob(steps: Steps, learning_rate: Any = 1.0, caution: Any = 100.0, weight_decay: Any = 0.0) -> Yields:
@@ -122,5 +122,5 @@ def cocob(steps: Steps, learning_rate: Any = 1.0, caution: Any = 100.0, weight_d
         reward = maximum(reward - np.real(np.conj(g) * w), 0)
         theta = theta - g
         before, w = w, theta / (L * maximum(G + L, caution * L)) * (L + reward)
-        slots = {"grad_sum": theta / L, "abs_sum": G / L, "reward": reward / L, "scale": L}
+        slots = {"grad_sum": theta, "abs_sum": G, "reward": reward, "scale": L, "bet": w}
         yield learning_rate * (w - before - weight_decay * x), slots
