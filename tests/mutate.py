@@ -43,13 +43,14 @@ TARGETS = (
     "adaptx/optimizers/adam/adam.py",
     "adaptx/optimizers/adagrad/adagrad.py",
 )
-TESTS = ("tests/core", "tests/equations", "tests/identities", "tests/conformance")
+TESTS = ("tests/core", "tests/equations", "tests/identities", "tests/conformance", "tests/parity")
 MARKED = "not slow"
 # A survivor costs the whole selection, so it is what a minute holds: every law on the fullest cases of the two mutated
 # optimizers; cheaper ones also on default cases, with one rule that reduces over each tensor and one over the tree.
 COSTLY = "B3 or B4 or B9 or C4 or C5 or D1 or H4 or H5 or H6 or I1 or L1"
 NAMED = f"""not catches and not wrong_flag and (not test_law or -adam-2 or -adagrad-3
-    or (-adam-0 or -dog-0 or -lamb-0) and not ({COSTLY}))"""
+    or (-adam-0 or -dog-0 or -lamb-0) and not ({COSTLY}))
+    and (not test_golden or test_the_preset and (keras-adamw or optax-adamw or optax-amsgrad or torch-adagrad))"""
 
 # Mutants that no test can notice, because they behave the same. Key: file, function, mutated line as the record shows
 # it. Value: why. An entry that is noticed after all, or that no longer exists, is an error.

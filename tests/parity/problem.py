@@ -32,13 +32,14 @@ class Setting(NamedTuple):
 
 
 def drawn(seed: int = SEED) -> Problem:
-    """Entries of the parameters about 1; of the gradients from 1e-5 to 10, each with a scale of its own, and one that
-    is 0 in the first steps."""
+    """Entries of the parameters about 1; of the gradients from 1e-5 to 10, each with a scale of its own, one that is 0
+    in the first steps, and one below every eps."""
     rng = np.random.default_rng(seed)
     params = {k: rng.choice([-1.0, 1.0], shape) * rng.uniform(0.5, 1.5, shape) for k, shape in SHAPES.items()}
     scales = {k: 10 ** rng.uniform(-5, 1, shape) for k, shape in SHAPES.items()}
     grads = {k: scales[k] * (0.5 + rng.standard_normal((STEPS, *shape))) for k, shape in SHAPES.items()}
     grads["b"][:3, 1] = 0
+    grads["b"][:, 2] *= 1e-17 / scales["b"][2]
     return Problem({k: np.asarray(x) for k, x in params.items()}, grads)
 
 
