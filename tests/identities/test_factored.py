@@ -18,6 +18,7 @@ from adaptx.core.moments import Decay
 from adaptx.optimizers.factored.adafactor import adafactor_rule, factor_axes, factored_ema, factored_root
 from adaptx.optimizers.factored.adam_mini import block_mean
 from tests.conftest import x64
+from tests.equations.references import replay
 from tests.identities.test_limits import assert_same, updates_of
 
 SHAPES = {"matrix": (5, 4), "number": (), "row": (1, 6), "stack": (4, 2, 3), "vector": (7,)}
@@ -193,6 +194,17 @@ def test_blocks_are_equal_parts_and_the_last_may_be_shorter() -> None:
         expected = np.concatenate([np.full((len(rows), 1), a[rows].mean()) for rows in parts])
         np.testing.assert_allclose(block_mean(jnp.asarray(a), 0, blocks), expected, rtol=1e-6)
         np.testing.assert_allclose(block_mean(jnp.asarray(a.T), -1, blocks), expected.T, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("block_axis", "blocks"), [(0, 2), (-1, 3), (1, 1)])
+def test_blocks_equal_the_paper(block_axis: int, blocks: int) -> None:
+    """Law A1 for blocks of several indices, which the laws' small trees do not have."""
+    x, *grads = [{"w": tree["w"]} for tree in draws(5, {"w": (5, 4)})]
+    numbers = dict(learning_rate=0.1, b2=0.9, eps=1e-3, block_axis=block_axis, blocks=blocks, weight_decay=0.1)
+    steps, seen = replay("adam_mini", x, grads, numbers), [x]
+    for update, _ in steps:
+        seen.append({"w": seen[-1]["w"] + update["w"]})
+    assert_equal(iterates(adaptx.adam_mini(**numbers), x, grads), seen[1:])
 
 
 def test_adam_mini_by_label() -> None:

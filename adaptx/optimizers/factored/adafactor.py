@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from adaptx.core.clipping import clip_rms, rms
 from adaptx.core.descent import Descent
 from adaptx.core.lift import lift
 from adaptx.core.moments import Clock, Decay, abs_sq, ema, safe_div, safe_sqrt
@@ -67,6 +66,16 @@ def factored_root(v: Any, axes: tuple[int, int] | None, floor: Any = None) -> Ar
     return root if floor is None else jnp.maximum(root, floor)
 
 
+def rms(x: Array) -> Array:
+    """The root mean square of an array that needs no clamp: parameters, or a normalised step. 0 for an empty one."""
+    return safe_sqrt(jnp.sum(abs_sq(x)) / max(x.size, 1))
+
+
+def excess(u: Array, threshold: Any) -> Any:
+    """How many times the root mean square of u is the threshold; 1 where it is below, or where there is none."""
+    return 1 if threshold is None else jnp.maximum(1, rms(u) / threshold)
+
+
 def adafactor_rule(
     min_dim_size_to_factor: int,
     decay_rate: Any,
@@ -99,13 +108,11 @@ def adafactor_rule(
         axes = factor_axes(g.shape, factored, min_dim_size_to_factor)
         v = factored_ema(s.nu, abs_sq(g) + eps_root, t.shared, axes)
         u = safe_div(g, factored_root(v, axes, floor))
-        if clipping_threshold is not None:
-            u = clip_rms(u, clipping_threshold)
         fade = None if t.weight_decay is None else t.weight_decay * (1 if decay == "bare" else t.learning_rate)
         rate = jnp.minimum(t.learning_rate, 1 / jnp.sqrt(t.t)) if relative_step else t.learning_rate
         if min_scale is not None:
             rate = rate * jnp.maximum(rms(x if fade is None or decay != "before" else x - fade * x), min_scale)
-        u = rate * u
+        u = rate / excess(u, clipping_threshold) * u
         m = None if b1 is None else ema(s.mu, u, b1)
         u = u if m is None else m
         return -u if fade is None else -u - fade * x, s._replace(nu=v, mu=m)
@@ -186,8 +193,9 @@ def adafactor(
     paper, Keras and Optax; torch instead keeps the root above its eps1. `momentum` averages the steps, rate included,
     as in the authors' code and Optax; the paper's final method has none. The decay is that of torch: times
     `learning_rate`, whatever the cap and the parameters' size; Optax's is not times the rate, Keras's comes before
-    that size is taken. Optax's learning_rate=None is 1 here, with relative_step=False. Up to `decay_offset` steps only
-    the last square counts (in Optax the second moment is NaN from then on), and the decay is finite at the last count.
+    that size is taken. Optax's learning_rate=None is 1 here, with relative_step=False. Up to step `decay_offset` only
+    the last square counts; Optax's second moment is NaN there and stays so, as at the last count, and its decay is
+    float32's for float64 parameters too.
     """
     rule = adafactor_rule(
         min_dim_size_to_factor, decay_rate, decay_offset, eps_root, min_scale, clipping_threshold, relative_step,

@@ -58,8 +58,8 @@ def lars_rule(trust_coefficient: Any, eps: Any, momentum: Any, nesterov: bool, m
     normalised=True,
     scale_free=True,
     cases=(
-        dict(learning_rate=20.0),
-        dict(learning_rate=20.0, momentum=None, weight_decay=0.1),
+        dict(learning_rate=5.0),
+        dict(learning_rate=5.0, momentum=None, weight_decay=0.1),
         dict(
             learning_rate=2.0, weight_decay=0.1, mask=True, trust_coefficient=0.02, eps=0.1, momentum=0.8,
             nesterov=True,
