@@ -193,8 +193,9 @@ def adafactor(
     paper, Keras and Optax; torch instead keeps the root above its eps1. `momentum` averages the steps, rate included,
     as in the authors' code and Optax; the paper's final method has none. The decay is that of torch: times
     `learning_rate`, whatever the cap and the parameters' size; Optax's is not times the rate, Keras's comes before
-    that size is taken. Optax's learning_rate=None is 1 here, with relative_step=False. Up to `decay_offset` steps only
-    the last square counts (in Optax the second moment is NaN from then on), and the decay is finite at the last count.
+    that size is taken. Optax's learning_rate=None is 1 here, with relative_step=False. Up to step `decay_offset` only
+    the last square counts; Optax's second moment is NaN there and stays so, as at the last count, and its decay is
+    float32's for float64 parameters too.
     """
     rule = adafactor_rule(
         min_dim_size_to_factor, decay_rate, decay_offset, eps_root, min_scale, clipping_threshold, relative_step,
