@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
@@ -32,3 +33,26 @@ def strict() -> Iterator[None]:
     """Strict dtype promotion: for calls that run our code only, since Optax's own Adam fails under it."""
     with jax.numpy_dtype_promotion("strict"):
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _tests_so_far() -> list[None]:
+    return []
+
+
+@pytest.fixture(autouse=True)
+def _forget_programs(_tests_so_far: list[None]) -> Iterator[None]:
+    """Every 400 tests a worker forgets what it compiled: some thousand programs exhaust the process's memory maps."""
+    yield
+    _tests_so_far.append(None)
+    program = sys.modules.get("tests.conformance.program")
+    if program is not None and len(_tests_so_far) % 400 == 0:
+        jax.clear_caches()
+        for cached in (
+            program._program,
+            program._traced_program,
+            program.transformation,
+            program.jitted,
+            program.looped,
+        ):
+            cached.cache_clear()
