@@ -92,10 +92,15 @@ def matching_tree(name: str, grads: Any, at: list[str], gs: list[Any], tree: Any
     return xs
 
 
-def check_state(name: str, kind: Any, state: Any, unused: list[str], scalars: Any) -> None:
-    """The state is what init gives: of its kind, one number in each scalar, and nothing that would be lost."""
+def check_kind(name: str, kind: Any, state: Any) -> None:
+    """The state is of the kind that init gives."""
     if not isinstance(state, kind):
         raise TypeError(f"{name}: the state must be the {kind.__name__} that init gives, got {type(state).__name__}")
+
+
+def check_state(name: str, kind: Any, state: Any, unused: list[str], scalars: Any) -> None:
+    """The state is what init gives: of its kind, one number in each scalar, and nothing that would be lost."""
+    check_kind(name, kind, state)
     for field in ("count", *scalars):
         keys = [a.dtype for a in (scalars.get(field), getattr(state, field)) if is_key(a)]
         dtype = jnp.int32 if field == "count" else [*keys, jnp.float32][0]

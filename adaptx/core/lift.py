@@ -11,13 +11,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import Array
 
 from adaptx.core import checks
 from adaptx.core.descent import Descent, descend, rate_at
-from adaptx.core.moments import Clock, tree_sum
+from adaptx.core.moments import Clock, next_count, tree_sum
 from adaptx.core.rounding import bounded, largest_sum, raised, real, rounded, wider
 from adaptx.core.rule import Like, Rule
 
@@ -99,7 +98,7 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
         slots = checks.matching_state(name, grads, at, gs, {f: getattr(state, f) for f in first}, first)
         scalars = {f: getattr(state, f) for f in rule.scalars}
 
-        count = jax.lax.add(jax.lax.min(state.count, np.int32(2**31 - 2)), np.int32(1))  # saturates
+        count = next_count(state.count)
         rates = [rate_at(r, state.count) for r in (then.learning_rate, then.weight_decay)] if then else [None, None]
         needs = {need: extra[need] for need in extras if need not in rule.trees}
         decayed = checks.expanded_mask(name, then.mask if then else None, params, grads)

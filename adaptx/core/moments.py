@@ -87,6 +87,11 @@ class Clock(types.SimpleNamespace):
         return self.biases[id(b)] if id(b) in self.biases else b.bias(self.t)
 
 
+def next_count(count: Array) -> Array:
+    """One more; at int32's largest it stays."""
+    return jax.lax.add(jax.lax.min(count, np.int32(2**31 - 2)), np.int32(1))
+
+
 def abs_sq(g: Array) -> Array:
     """|g|^2, real also for complex g: both parts share one second moment."""
     return jnp.real(g) ** 2 + jnp.imag(g) ** 2 if jnp.iscomplexobj(g) else g * g

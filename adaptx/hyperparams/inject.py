@@ -17,7 +17,7 @@ from jax.core import Tracer
 from jax.tree_util import GetAttrKey, keystr, tree_flatten_with_path
 from optax.transforms import PartitionState
 
-from adaptx.core.checks import shown
+from adaptx.core.checks import check_kind, shown
 from adaptx.core.moments import Decay
 from adaptx.core.registry import check_argument
 from adaptx.core.rounding import real, wider
@@ -156,9 +156,7 @@ def inject_hyperparams(
         compiled = jax.jit(step)  # once: an eager update would otherwise be a new function at each step
 
         def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, InjectState]:
-            if not isinstance(state, InjectState):
-                kind = type(state).__name__
-                raise TypeError(f"inject_hyperparams: the state must be the InjectState that init gives, got {kind}")
+            check_kind("inject_hyperparams", InjectState, state)
             arrays = all(isinstance(x, Array | np.ndarray) or is_number(x) for x in jax.tree.leaves(extra))
             return (compiled if arrays else step)(updates, state, params, extra)
 

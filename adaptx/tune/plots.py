@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import itertools
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,12 @@ def drawing() -> Any:
     return matplotlib
 
 
-class Pictured:
+class Pictured(abc.ABC):
     """What has a picture, which a subclass draws as `_picture`."""
 
+    @abc.abstractmethod
     def _picture(self) -> Any:
-        raise NotImplementedError
+        """The figure."""
 
     def plot(self, path: str | Path | None = None) -> Any:
         """A picture: of a sweep the loss curves and the score over the axes (two: a map), of a range test the losses.

@@ -9,9 +9,10 @@ import jax
 import optax
 from jax import Array
 
+from adaptx.core import checks
 from adaptx.core.combinators import grafted
 from adaptx.core.registry import Paper, checked
-from adaptx.wrappers.leaves import check_kind, joined, largest, on_leaves, working
+from adaptx.wrappers.leaves import joined, largest, on_leaves, working
 
 
 class GraftState(NamedTuple):
@@ -50,7 +51,7 @@ def graft(magnitude: Any, direction: Any) -> optax.GradientTransformationExtraAr
         return GraftState(**{part: tx.init(params) for part, tx in parts.items()})
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, GraftState]:
-        check_kind("graft", GraftState, state)
+        checks.check_kind("graft", GraftState, state)
         both = {part: tx.update(updates, getattr(state, part), params, **extra) for part, tx in parts.items()}
         leaf = lambda g, x, m, d: d if g is None else _grafted(m, d)
         us = on_leaves("graft", leaf, updates, {f"update of the {part}": u for part, (u, _) in both.items()})

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from adaptx.core import checks
@@ -76,14 +75,3 @@ def number(value: Any, params: Any, dtype: Any = None) -> Any:
 def no_steps(params: Any) -> Any:
     """A count of steps, at 0. It is called `steps` so that the wrapped optimizer's `count` stays the only one."""
     return number(0, params, jnp.int32)
-
-
-def one_more(steps: Array) -> Array:
-    """The next count; it saturates."""
-    return jax.lax.add(jax.lax.min(steps, np.int32(2**31 - 2)), np.int32(1))
-
-
-def check_kind(name: str, kind: type, state: Any) -> None:
-    """The state is what init gives."""
-    if not isinstance(state, kind):
-        raise TypeError(f"{name}: the state must be the {kind.__name__} that init gives, got {type(state).__name__}")

@@ -11,11 +11,11 @@ import optax
 from jax import Array
 
 from adaptx.core import checks
-from adaptx.core.moments import Decay, norm
+from adaptx.core.moments import Decay, next_count, norm
 from adaptx.core.registry import Paper, checked
 from adaptx.core.rounding import bounded
 from adaptx.core.rule import Params, zeros
-from adaptx.wrappers.leaves import cast, check_kind, first, joined, no_steps, on_leaves, one_more, working
+from adaptx.wrappers.leaves import cast, first, joined, no_steps, on_leaves, working
 
 
 class MarsState(NamedTuple):
@@ -69,7 +69,7 @@ def mars(
         return MarsState(no_steps(params), None if exact else first(zeros, params), tx.init(params))
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, MarsState]:
-        check_kind("mars", MarsState, state)
+        checks.check_kind("mars", MarsState, state)
         checks.check_inexact("mars", "gradient", updates)
         given = extra.get("previous_grads")
         if exact:
@@ -86,7 +86,7 @@ def mars(
         what = "previous_grads" if exact else "state field `previous`"
         corrected, previous = on_leaves("mars", leaf, updates, {what: before}, params, results=2)
         us, inner = tx.update(corrected, state.inner, params, **extra)
-        return us, MarsState(one_more(state.steps), None if exact else previous, inner)
+        return us, MarsState(next_count(state.steps), None if exact else previous, inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

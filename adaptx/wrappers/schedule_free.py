@@ -13,10 +13,10 @@ from jax.core import Tracer
 
 from adaptx.core import checks
 from adaptx.core.descent import rate_at
-from adaptx.core.moments import Decay, safe_div
+from adaptx.core.moments import Decay, next_count, safe_div
 from adaptx.core.registry import Paper, checked
 from adaptx.core.rule import Params, copied
-from adaptx.wrappers.leaves import cast, check_kind, first, joined, no_steps, number, on_leaves, one_more, working
+from adaptx.wrappers.leaves import cast, first, joined, no_steps, number, on_leaves, working
 
 
 class ScheduleFreeState(NamedTuple):
@@ -96,13 +96,13 @@ def schedule_free(
         )
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, ScheduleFreeState]:
-        check_kind("schedule_free", ScheduleFreeState, state)
+        checks.check_kind("schedule_free", ScheduleFreeState, state)
         checks.require("schedule_free", ["params"], {"params": params})
         checks.check_inexact("schedule_free", "gradient", updates)
         us, inner = tx.update(updates, state.inner, params, **extra)
 
         width = state.largest_rate.dtype
-        t, b = one_more(state.steps).astype(width), Decay(*(cast(v, width) for v in (decay.value, decay.complement)))
+        t, b = next_count(state.steps).astype(width), Decay(*(cast(v, width) for v in (decay.value, decay.complement)))
         top = jnp.maximum(state.largest_rate, cast(rate_at(learning_rate, state.steps), width))
         p, r = cast(weight_power, width), cast(step_power, width)
         # In units of the last weight the sum of equal ones is exact, and small rates to a power do not vanish.
@@ -121,7 +121,7 @@ def schedule_free(
         us, z, x = on_leaves("schedule_free", leaf, updates, trees, params, results=3)
         own = dict(b1=b.value, x=None) if state.x is None else dict(b1=None, x=x)
         return us, ScheduleFreeState(
-            steps=one_more(state.steps), largest_rate=top, weight_sum=weight_sum, z=z, inner=inner, **own
+            steps=next_count(state.steps), largest_rate=top, weight_sum=weight_sum, z=z, inner=inner, **own
         )
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -11,10 +11,11 @@ import optax
 from jax import Array
 
 from adaptx.core import checks
-from adaptx.core.clipping import clip_rms
+from adaptx.core.clipping import rms_excess
 from adaptx.core.descent import rate_at
+from adaptx.core.moments import next_count
 from adaptx.core.registry import Paper, checked
-from adaptx.wrappers.leaves import cast, check_kind, joined, largest, no_steps, on_leaves, one_more, working
+from adaptx.wrappers.leaves import cast, joined, largest, no_steps, on_leaves, working
 
 
 class UpdateClippingState(NamedTuple):
@@ -54,11 +55,11 @@ def update_clipping(max_rms: Any = 1.0, learning_rate: Any = 1.0) -> optax.Gradi
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, UpdateClippingState]:
         del params, extra
-        check_kind("update_clipping", UpdateClippingState, state)
+        checks.check_kind("update_clipping", UpdateClippingState, state)
         checks.check_inexact("update_clipping", "update", updates)
         rate = rate_at(learning_rate, state.steps)
         leaf = lambda u, x: u if u is None else _clipped(u, max_rms, rate)
-        return on_leaves("update_clipping", leaf, updates, {}), UpdateClippingState(one_more(state.steps))
+        return on_leaves("update_clipping", leaf, updates, {}), UpdateClippingState(next_count(state.steps))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -68,4 +69,5 @@ def _clipped(u: Array, max_rms: Any, rate: Any) -> Array:
     dtype = working(u)
     bound = jnp.maximum(cast(max_rms, dtype) * cast(rate, dtype), jnp.finfo(dtype).tiny)  # at a rate of 0, nearly 0
     size = largest(u.astype(dtype))
-    return joined(clip_rms(u.astype(dtype) / size, bound / size) * size, u, None)
+    wide = u.astype(dtype)
+    return joined(wide / rms_excess(wide / size, bound / size), u, None)

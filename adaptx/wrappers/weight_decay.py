@@ -13,11 +13,11 @@ from jax.tree_util import GetAttrKey, tree_flatten_with_path
 
 from adaptx.core import checks
 from adaptx.core.descent import rate_at
-from adaptx.core.moments import Decay, safe_div, safe_sqrt, tree_sum
+from adaptx.core.moments import Decay, next_count, safe_div, safe_sqrt, tree_sum
 from adaptx.core.registry import checked
 from adaptx.core.rounding import real, wider
 from adaptx.wrappers.cautious import agreement
-from adaptx.wrappers.leaves import cast, check_kind, joined, no_steps, on_leaves, one_more, working
+from adaptx.wrappers.leaves import cast, joined, no_steps, on_leaves, working
 
 
 class WeightDecayState(NamedTuple):
@@ -84,9 +84,9 @@ def with_weight_decay(
         return WeightDecayState(no_steps(params), inner)
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, WeightDecayState]:
-        check_kind("with_weight_decay", WeightDecayState, state)
+        checks.check_kind("with_weight_decay", WeightDecayState, state)
         checks.check_inexact("with_weight_decay", "gradient", updates)
-        after = one_more(state.steps)
+        after = next_count(state.steps)
         if weight_decay is None:
             us, inner = tx.update(updates, state.inner, params, **extra)
             return us, WeightDecayState(after, inner)

@@ -87,23 +87,6 @@ def rule(
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("lr", "decay", "eps1", "eps2"), [(1e-2, 0.0, None, 1e-3), (0.5, 0.1, 1e-2, 0.3)])
-def test_torch(lr: float, decay: float, eps1: float | None, eps2: float) -> None:
-    torch: Any = pytest.importorskip("torch")
-    x, *grads = draws(9)
-    params = {k: torch.nn.Parameter(torch.tensor(v)) for k, v in x.items()}
-    optimizer = torch.optim.Adafactor(params.values(), lr=lr, weight_decay=decay, eps=(eps1, eps2), d=1.2)
-    theirs = []
-    for g in grads:
-        for k, p in params.items():
-            p.grad = torch.tensor(g[k])
-        optimizer.step()
-        theirs.append({k: p.detach().numpy().copy() for k, p in params.items()})
-    floor = np.finfo(float).eps if eps1 is None else eps1
-    own = rule(eps_root=0.0, min_scale=eps2, clipping_threshold=1.2, floor=float(floor))
-    assert_equal(iterates(lift("adafactor", own, Descent(lr, decay or None)), x, grads), theirs)
-
-
 @pytest.mark.parametrize(("lr", "decay", "eps1", "eps2"), [(1e-3, 0.0, 1e-30, 1e-3), (0.5, 0.1, 1e-2, 0.3)])
 def test_keras(lr: float, decay: float, eps1: float, eps2: float) -> None:
     """Against Keras 3's update in NumPy: its decay comes before the size of the parameters is taken."""

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import inspect
 import json
+import secrets
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -144,7 +145,7 @@ def checked(framework: str, method: str, seed: int, draws: int) -> Row:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=int(np.random.SeedSequence().entropy % 2**31))  # type: ignore[operator]
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(2**31))
     parser.add_argument("--draws", type=int, default=12)
     given = parser.parse_args(arguments)
     print("seed", given.seed, *(f"{k} {v}" for k, v in frameworks.VERSIONS.items()))

@@ -36,20 +36,21 @@ def sgd(rate: Any, momentum: float = 0.0) -> Update:
     return update
 
 
-def adamw(rate: Any, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, decay: float = 0.0) -> Update:
-    m: dict[str, Any] = {}
-    v: dict[str, Any] = {}
-    steps = [0]
+class AdamW:
+    """An update whose second moments can be read, as stable decay does."""
 
-    def update(g: Tree, x: Tree) -> Tree:
-        steps[0] = t = steps[0] + 1
-        m.update({k: b1 * m.get(k, 0.0) + (1 - b1) * g[k] for k in g})
-        v.update({k: b2 * v.get(k, 0.0) + (1 - b2) * g[k] ** 2 for k in g})
-        u = {k: m[k] / (1 - b1**t) / (np.sqrt(v[k] / (1 - b2**t)) + eps) for k in g}
-        return each(lambda u, x: -rate_of(rate, t) * (u + decay * x), u, x)
+    def __init__(self, rate: Any, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, decay: float = 0.0) -> None:
+        self.rate, self.b1, self.b2, self.eps, self.decay = rate, b1, b2, eps, decay
+        self.m: dict[str, Any] = {}
+        self.v: dict[str, Any] = {}
+        self.t = 0
 
-    update.v = v  # type: ignore[attr-defined]  (stable decay reads it)
-    return update
+    def __call__(self, g: Tree, x: Tree) -> Tree:
+        self.t += 1
+        self.m = {k: self.b1 * self.m.get(k, 0.0) + (1 - self.b1) * g[k] for k in g}
+        self.v = {k: self.b2 * self.v.get(k, 0.0) + (1 - self.b2) * g[k] ** 2 for k in g}
+        u = {k: self.m[k] / (1 - self.b1**self.t) / (np.sqrt(self.v[k] / (1 - self.b2**self.t)) + self.eps) for k in g}
+        return each(lambda u, x: -rate_of(self.rate, self.t) * (u + self.decay * x), u, x)
 
 
 # The wrappers: parameters and gradient function in, parameters after each step out.
@@ -67,7 +68,7 @@ def schedule_free(
         total += weight
         c = weight / total if total else 0.0
         z = each(lambda z, u: z + u, z, inner(grads(t, y), y))
-        x = each(lambda x, z: (1 - c) * x + c * z, x, z)  # noqa: B023  (used at once)
+        x = each(lambda x, z, c=c: (1 - c) * x + c * z, x, z)
         y = each(lambda x, z: b1 * x + (1 - b1) * z, x, z)
         yield y, x
 
@@ -129,10 +130,10 @@ def weight_decay(
         if kind == "l2":
             g = {k: g[k] + wd * x[k] * on[k] for k in g}
         u = inner(g, x)
-        factor = each(lambda x: wd if kind == "independent" else lr * wd * (kind != "l2"), x)  # noqa: B023
+        factor = dict.fromkeys(x, wd if kind == "independent" else lr * wd * (kind != "l2"))
         if kind == "stable":
             v = np.concatenate([a.ravel() for a in inner.v.values()]) / (1 - b2**t)
-            factor = each(lambda f: f / np.sqrt(v.mean()), factor)  # noqa: B023
+            factor = dict.fromkeys(x, lr * wd / np.sqrt(v.mean()))
         if kind == "cautious":
             factor = each(lambda f, u, x: f * (-u * x >= 0), factor, u, x)
         x = {k: x[k] + u[k] - factor[k] * x[k] * on[k] for k in x}
@@ -158,9 +159,9 @@ def update_clipping(x: Tree, grads: Any, inner: Update, bound: float, rate: Any)
     while True:
         t += 1
         lr = rate_of(rate, t)
-        u = each(lambda u: u / lr, inner(grads(t, x), x))  # noqa: B023
+        u = each(lambda u, lr=lr: u / lr, inner(grads(t, x), x))
         u = each(lambda u: u / max(1, np.sqrt(np.mean(u**2)) / bound), u)
-        x = each(lambda x, u: x + lr * u, x, u)  # noqa: B023
+        x = each(lambda x, u, lr=lr: x + lr * u, x, u)
         yield x
 
 

@@ -22,7 +22,7 @@ STEPS = 4
 
 @functools.cache
 def _grads() -> Any:
-    return [jax.tree.map(lambda a: a[i], grads_like(STEPS)) for i in range(STEPS)]  # noqa: B023  (used at once)
+    return [jax.tree.map(lambda a, i=i: a[i], grads_like(STEPS)) for i in range(STEPS)]
 
 
 def trained(tx: Any, grads: Any = None) -> Any:

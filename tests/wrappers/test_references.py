@@ -60,7 +60,7 @@ def warm(count: Any) -> Any:
 def test_schedule_free(b1: float, keep_average: bool | None) -> None:
     inner = adaptx.adamw(warm, b1=0.0, b2=0.9, eps=1e-3, weight_decay=0.1)
     tx = adaptx.schedule_free(inner, warm, b1, 1.5, step_power=0.7, keep_average=keep_average)
-    numpy_inner = ref.adamw(warm, 0.0, 0.9, 1e-3, 0.1)
+    numpy_inner = ref.AdamW(warm, 0.0, 0.9, 1e-3, 0.1)
     expected = ref.schedule_free(START, grads, numpy_inner, warm, b1, 1.5, 0.7)
     for (params, state), (y, x) in zip(trained(tx), expected, strict=False):
         assert_same(params, y)
@@ -109,7 +109,7 @@ def test_with_weight_decay(kind: str) -> None:
     given |= {"b2": 0.9} if kind == "stable" else {}
     tx = adaptx.adam(warm, b1=0.8, b2=0.9, eps=1e-3)
     tx = adaptx.with_weight_decay(tx, decay, kind=kind, mask={"b": False, "w": True}, **given)
-    inner = ref.adamw(warm, 0.8, 0.9, 1e-3)
+    inner = ref.AdamW(warm, 0.8, 0.9, 1e-3)
     expected = ref.weight_decay(START, grads, inner, kind, decay, warm, {"b": False, "w": True}, 0.9)
     for (params, _), x in zip(trained(tx), expected, strict=False):
         assert_same(params, x)
@@ -119,7 +119,7 @@ def test_with_weight_decay(kind: str) -> None:
 def test_mars(exact: bool) -> None:
     """Some gradients are within the norm and some are not."""
     tx = adaptx.mars(adaptx.adam(0.1, b1=0.95, b2=0.99), 0.95, 0.03, 6.0, exact=exact)
-    expected = ref.mars(START, grads, ref.adamw(0.1, 0.95, 0.99), 0.95, 0.03, 6.0, exact)
+    expected = ref.mars(START, grads, ref.AdamW(0.1, 0.95, 0.99), 0.95, 0.03, 6.0, exact)
     for (params, _), x in zip(trained(tx, exact), expected, strict=False):
         assert_same(params, x)
 
@@ -135,7 +135,7 @@ def test_update_clipping() -> None:
 
 def test_graft() -> None:
     tx = adaptx.graft(optax.sgd(0.05, momentum=0.9), adaptx.adam(1.0))
-    expected = ref.graft(START, grads, ref.sgd(0.05, 0.9), ref.adamw(1.0))
+    expected = ref.graft(START, grads, ref.sgd(0.05, 0.9), ref.AdamW(1.0))
     for (params, _), x in zip(trained(tx), expected, strict=False):
         assert_same(params, x)
 
@@ -144,8 +144,8 @@ def test_the_references_bite() -> None:
     """In these runs masks mask, norms clip some of the time, and the warm-up matters."""
     runs = {
         "mask": (ref.cautious(START, grads, ref.sgd(0.1, 0.9)), ref.cautious(START, grads, ref.sgd(0.1, 0.9), 1.0)),
-        "norm": tuple(ref.mars(START, grads, ref.adamw(0.1), 0.95, 0.03, clip) for clip in (6.0, 1e9)),
-        "correction": tuple(ref.mars(START, grads, ref.adamw(0.1), 0.95, gamma, 6.0) for gamma in (0.03, 0.0)),
+        "norm": tuple(ref.mars(START, grads, ref.AdamW(0.1), 0.95, 0.03, clip) for clip in (6.0, 1e9)),
+        "correction": tuple(ref.mars(START, grads, ref.AdamW(0.1), 0.95, gamma, 6.0) for gamma in (0.03, 0.0)),
         "clip": tuple(ref.update_clipping(START, grads, ref.sgd(0.1), b, 0.1) for b in (2.5, 1e9)),
     }
     for name, (a, b) in runs.items():

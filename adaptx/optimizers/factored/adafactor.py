@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from adaptx.core.clipping import rms, rms_excess
 from adaptx.core.descent import Descent
 from adaptx.core.lift import lift
 from adaptx.core.moments import Clock, Decay, abs_sq, ema, safe_div, safe_sqrt
@@ -66,16 +67,6 @@ def factored_root(v: Any, axes: tuple[int, int] | None, floor: Any = None) -> Ar
     return root if floor is None else jnp.maximum(root, floor)
 
 
-def rms(x: Array) -> Array:
-    """The root mean square of an array that needs no clamp: parameters, or a normalised step. 0 for an empty one."""
-    return safe_sqrt(jnp.sum(abs_sq(x)) / max(x.size, 1))
-
-
-def excess(u: Array, threshold: Any) -> Any:
-    """How many times the root mean square of u is the threshold; 1 where it is below, or where there is none."""
-    return 1 if threshold is None else jnp.maximum(1, rms(u) / threshold)
-
-
 def adafactor_rule(
     min_dim_size_to_factor: int,
     decay_rate: Any,
@@ -112,7 +103,7 @@ def adafactor_rule(
         rate = jnp.minimum(t.learning_rate, 1 / jnp.sqrt(t.t)) if relative_step else t.learning_rate
         if min_scale is not None:
             rate = rate * jnp.maximum(rms(x if fade is None or decay != "before" else x - fade * x), min_scale)
-        u = rate / excess(u, clipping_threshold) * u
+        u = rate / rms_excess(u, clipping_threshold) * u
         m = None if b1 is None else ema(s.mu, u, b1)
         u = u if m is None else m
         return -u if fade is None else -u - fade * x, s._replace(nu=v, mu=m)

@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import optax
 from jax import Array
 
+from adaptx.core.clipping import rms_excess
 from adaptx.core.descent import Descent
 from adaptx.core.lift import lift
 from adaptx.core.moments import Clock, Decay, abs_sq, ema, safe_div
 from adaptx.core.registry import Paper, checked, optimizer
 from adaptx.core.rule import Params, Rule, zeros
-from adaptx.optimizers.factored.adafactor import excess, factor_axes, factored_ema, factored_root, factored_zeros
+from adaptx.optimizers.factored.adafactor import factor_axes, factored_ema, factored_root, factored_zeros
 
 
 class CAMEState(NamedTuple):
@@ -32,7 +33,7 @@ def came_rule(b1: Any, b2: Any, b3: Any, eps_root: Any, eps_instability: Any, cl
         axes = factor_axes(g.shape, "last", 1)
         v = factored_ema(s.nu, abs_sq(g) + eps_root, b2, axes)
         u = safe_div(g, factored_root(v, axes))
-        u = u / excess(u, clipping_threshold)
+        u = u / rms_excess(u, clipping_threshold)
         m = ema(s.mu, u, b1)
         if axes is None:
             return m, s._replace(mu=m, nu=v)
