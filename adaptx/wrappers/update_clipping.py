@@ -11,7 +11,7 @@ import optax
 from jax import Array
 
 from adaptx.core import checks
-from adaptx.core.clipping import rms_excess
+from adaptx.core.clipping import rms
 from adaptx.core.descent import rate_at
 from adaptx.core.moments import next_count
 from adaptx.core.registry import Paper, checked
@@ -69,5 +69,6 @@ def _clipped(u: Array, max_rms: Any, rate: Any) -> Array:
     dtype = working(u)
     bound = jnp.maximum(cast(max_rms, dtype) * cast(rate, dtype), jnp.finfo(dtype).tiny)  # at a rate of 0, nearly 0
     size = largest(u.astype(dtype))
-    wide = u.astype(dtype)
-    return joined(wide / rms_excess(wide / size, bound / size), u, None)
+    part = u.astype(dtype) / size
+    mean = jnp.maximum(rms(part), 0.5 / max(u.size, 1) ** 0.5)  # it is twice that, or the tensor is 0
+    return joined(part * jnp.minimum(size, bound / mean), u, None)
