@@ -236,7 +236,10 @@ def test_semantics_of_others() -> None:
     }
     assert {c.entry.name for c in CASES if c.flag("reduces") == "element" and semantics(c.tx()) == "exact"} == {
         "adagrad",
+        "cocob",
         "ftrl",
+        "kate",
+        "signum",  # without momentum
     }
 
 
