@@ -122,7 +122,6 @@ PAIRS: dict[str, Pair] = {
     ),
     "lamb": Pair("lamb", {"weight_decay": 1e-2}, optax.lamb, {"weight_decay": 1e-2}),
     "lion": Pair("lion", {"weight_decay": 1e-3}, optax.lion, {}),
-    "signum": Pair("signum", {}, optax.signum, {}),
     "lars": Pair("lars", {}, optax.lars, {}),
     "adafactor": Pair(
         "adafactor", {"min_dim_size_to_factor": 128, "relative_step": False, "factored": "largest"}, optax.adafactor, {}
@@ -130,12 +129,16 @@ PAIRS: dict[str, Pair] = {
     "dog": Pair("dog", {}, optax.contrib.dog, {}),
     "sophia": Pair("sophia", {}, optax.contrib.sophia, {"weight_decay": 0.2, "hessian_diagonal_fn": given_hessian()}),
     "sm3": Pair("sm3", {"eps_root": 1e-8}, optax.sm3, {}),
-    "madgrad": Pair("madgrad", {}, optax.contrib.madgrad, {}),
     "rprop": Pair("rprop", {}, optax.rprop, {}, "Rprop"),
     "dowg": Pair("dowg", {}, optax.contrib.dowg, {}),
     "prodigy": Pair("prodigy", {"bias_correction": True}, optax.contrib.prodigy, {}),
     "cocob": Pair("cocob", {}, optax.contrib.cocob, {}),
 }
+# Optax 0.2.6 has neither.
+if hasattr(optax, "signum"):
+    PAIRS["signum"] = Pair("signum", {}, optax.signum, {})
+if hasattr(optax.contrib, "madgrad"):
+    PAIRS["madgrad"] = Pair("madgrad", {}, optax.contrib.madgrad, {})
 
 
 class Tree(NamedTuple):
