@@ -21,7 +21,11 @@ SMALL = Tree(leaves=3, size=1 << 14, first_calls=1)
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", PAIRS)
+# The XLA of jax 0.7 writes down Prodigy's clamped sum, which newer ones do not.
+OLD_XLA = pytest.mark.xfail(jax.__version_info__ < (0, 8), reason="one temporary more than Optax", strict=True)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=OLD_XLA) if name == "prodigy" else name for name in PAIRS])
 def test_no_more_bytes_temporaries_or_state_than_optax(name: str):
     ours, theirs = dense.structure(name, SMALL)
     assert dense.structural_misses(ours, theirs, SMALL) == [], f"ours {ours}, optax {theirs}"
