@@ -11,7 +11,6 @@ Every optimizer runs at its usual rate, untuned: the table shows that they work,
 
 import argparse
 import importlib.util
-import itertools
 import math
 import re
 import sys
@@ -61,12 +60,16 @@ def demo(argv: Sequence[str] | None) -> int:
     datasets = load(args, parser)
     make_writable(args.out, parser)
 
+    names = list(dict.fromkeys(args.optimizer or OPTIMIZERS))
     runs = [
         training.Run(task, name, args.learning_rate or training.default_rate(name), args.steps, args.seed)
         for dataset in datasets
-        for task in training.tasks_on(dataset)
-        for name in dict.fromkeys(args.optimizer or OPTIMIZERS)
+        for tasks in zip(*(training.tasks_on(dataset, name) for name in names), strict=True)
+        for task, name in zip(tasks, names, strict=True)
     ]
+    for run in runs:
+        if problem := training.refusal(run):
+            parser.error(f"--optimizer {run.optimizer}: {problem}")
     try:
         train_all(runs)
     except KeyboardInterrupt:
@@ -101,8 +104,9 @@ def demo_sweep(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int
     datasets = load(args, parser)
     make_writable(args.out, parser)
     trials = args.trials or (16 if len(swept) == 1 else 48)
-    tasks = [task for dataset in datasets for task in training.tasks_on(dataset)]
-    for task, name in itertools.product(tasks, dict.fromkeys(args.optimizer or ["adam"])):
+    names = dict.fromkeys(args.optimizer or ["adam"])
+    runs = [(task, name) for dataset in datasets for name in names for task in training.tasks_on(dataset, name)]
+    for task, name in runs:
         try:
             results = sweep(task, name, swept, args.learning_rate, trials, args.steps, args.seed)
         except ValueError as error:

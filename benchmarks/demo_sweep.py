@@ -69,7 +69,7 @@ def sweep(
         train_step,
         space,
         trials,
-        batches=itertools.islice(endless_batches(task.dataset.train, seed), steps),
+        batches=itertools.islice(endless_batches(task.dataset.train, seed, task.batch), steps),
         steps=steps,
         evaluate=partial(evaluate, task.dataset.test),
     )

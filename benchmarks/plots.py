@@ -33,7 +33,7 @@ def learning_curves(runs: Sequence[Run], path: Path) -> None:
     with matplotlib.rc_context(LOOK):
         figure = Figure(figsize=(0.8 + 4 * across, 1.1 + 3.2 * down), layout="constrained")
         for column, task in enumerate(tasks):
-            shown = [run for run in runs if run.task is task]
+            shown = [run for run in runs if run.task == task]
             for row, part in enumerate(("train", "test")):
                 axes = figure.add_subplot(down, across, 1 + column + row * len(tasks))
                 loss = attrgetter(f"{part}_loss")
@@ -55,7 +55,7 @@ def effective_rates(runs: Sequence[Run], path: Path) -> None:
         figure = Figure(figsize=(0.8 + 4 * across, 1.1 + 3.2 * down), layout="constrained")
         for number, (task, layer) in enumerate(layers, start=1):
             axes = figure.add_subplot(down, across, number)
-            shown = [run for run in runs if run.task is task]
+            shown = [run for run in runs if run.task == task]
             _draw(axes, shown, lambda m, layer=layer: m.layer_rates[layer])
             _note(axes, shown, attrgetter("train_loss"), {"diverged": np.inf})
             sizes = f"{task.sizes[layer]} to {task.sizes[layer + 1]}"

@@ -3,6 +3,7 @@
 `make_step` is the part to copy into a program of your own.
 """
 
+import inspect
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,12 +20,13 @@ from jax import Array
 from numpy.typing import NDArray
 
 from adaptx import curvature
-from adaptx.registry import OPTIMIZERS
+from adaptx.registry import GLOSSARY, OPTIMIZERS
 from benchmarks.data import Dataset, Split
 
 BASELINE = "sgd"
 NAMES = (*OPTIMIZERS, BASELINE)
 BATCH = 64
+FULL_BATCH = ("rprop",)  # it takes the signs that small batches change for turns
 STRETCHES = 40  # a run is measured this often
 
 
@@ -32,17 +34,34 @@ class Task(NamedTuple):
     dataset: Dataset
     model: str
     sizes: tuple[int, ...]  # of the layers, inputs first
+    batch: int = BATCH  # rows
 
     @property
     def name(self) -> str:
         return f"{self.dataset.name}, {self.model}"
 
 
-def tasks_on(dataset: Dataset) -> list[Task]:
+def tasks_on(dataset: Dataset, optimizer: str = BASELINE) -> list[Task]:
+    """What an optimizer is shown on: small layers where it keeps a matrix for each, all rows at once where it must."""
     features = dataset.train.x.shape[1]
+    wide, words, batch = None, "", BATCH
+    if is_limited(optimizer):
+        wide, words = 8, ", 8 wide"
+    if optimizer in FULL_BATCH:
+        words, batch = ", all rows", len(dataset.train.x)
     if dataset.classes is not None:
-        return [Task(dataset, "two-layer classifier", (features, 128, dataset.classes))]
-    return [Task(dataset, "linear regression", (features, 1)), Task(dataset, "MLP regression", (features, 32, 32, 1))]
+        return [Task(dataset, "two-layer classifier" + words, (features, wide or 128, dataset.classes), batch)]
+    hidden = wide or 32
+    return [
+        Task(dataset, "linear regression" + words.removesuffix(", 8 wide"), (features, 1), batch),
+        Task(dataset, "MLP regression" + words, (features, hidden, hidden, 1), batch),
+    ]
+
+
+def is_limited(optimizer: str) -> bool:
+    """Whether it refuses tensors beyond some size."""
+    arguments = () if optimizer == BASELINE else inspect.signature(OPTIMIZERS[optimizer].factory).parameters
+    return any(GLOSSARY[argument].limit for argument in arguments)
 
 
 def default_rate(name: str) -> float:
@@ -156,6 +175,16 @@ def layer_squares(tree: Any) -> Array:
     return jnp.stack(list(sums.values()))
 
 
+def refusal(run: Run) -> str:
+    """What the optimizer has against the model, or nothing."""
+    params = nnx.split(make_model(run.task.sizes, run.seed), nnx.Param)[1]
+    try:
+        jax.eval_shape(make_optimizer(run.optimizer, run.rate, run.steps).init, params)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 def train(run: Run) -> Iterator[int]:
     """Trains; after each stretch adds a measurement to the run and yields the number of steps in that stretch."""
     graph, params = nnx.split(make_model(run.task.sizes, run.seed), nnx.Param)
@@ -163,7 +192,7 @@ def train(run: Run) -> Iterator[int]:
     state = optimizer.init(params)
     run.state_bytes = tree_bytes(state) / sum(leaf.size for leaf in jax.tree.leaves(params))
     step = make_step(graph, optimizer)
-    batches = endless_batches(run.task.dataset.train, run.seed)
+    batches = endless_batches(run.task.dataset.train, run.seed, run.task.batch)
 
     def measure(at: int, layer_rates: NDArray[np.floating], seconds: float) -> None:
         train_loss, _ = evaluate(graph, params, run.task.dataset.train)
@@ -189,10 +218,10 @@ def tree_bytes(tree: Any) -> int:
     return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
-def endless_batches(rows: Split, seed: int) -> Iterator[Split]:
+def endless_batches(rows: Split, seed: int, batch: int = BATCH) -> Iterator[Split]:
     """Shuffled anew each epoch; rows that do not fill a batch wait for the next epoch."""
     rng = np.random.default_rng(seed)
-    size = min(BATCH, len(rows.x))
+    size = min(batch, len(rows.x))
     while True:
         order = rng.permutation(len(rows.x))
         for start in range(0, len(order) - size + 1, size):

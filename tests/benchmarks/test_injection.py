@@ -11,7 +11,7 @@ import adaptx
 from benchmarks import dense, injection
 from benchmarks.dense import QUICK_TREES, Tree
 from benchmarks.side_by_side import Times
-from tests.conformance.cases import is_limited
+from benchmarks.training import is_limited
 
 SMALL = Tree(leaves=3, size=1 << 14, first_calls=1)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 import optax
 
 from adaptx.core.rounding import wider
-from adaptx.registry import GLOSSARY, OPTIMIZERS, Entry
+from adaptx.registry import OPTIMIZERS, Entry
 from benchmarks.needs import supplied
 from tests.equations.references.loop import hessian_of
 
@@ -42,11 +41,6 @@ class Case:
     def broken(self, wrap: Callable[[optax.GradientTransformationExtraArgs], Any]) -> Case:
         """The same case with a defect: `wrap` gets the sound transformation and returns a faulty one."""
         return dataclasses.replace(self, factory=lambda **kwargs: wrap(self.factory(**kwargs)))
-
-
-def is_limited(name: str) -> bool:
-    """Whether an optimizer refuses tensors beyond some size."""
-    return any(GLOSSARY[argument].limit for argument in inspect.signature(OPTIMIZERS[name].factory).parameters)
 
 
 # What stands for the other things that an update may need, from the gradients and the parameters.
