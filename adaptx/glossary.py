@@ -59,17 +59,12 @@ def _choice(meaning: str, *choices: str, none: str = "", needs: str = "") -> Arg
     return Argument(meaning, " or ".join(map(repr, choices)), test, choices=choices, none=none, needs=needs)
 
 
-_at_least_0, _above_0 = _number(lambda v: v >= 0), _number(lambda v: v > 0)
-_at_least_1 = _number(lambda v: v >= 1)
-_size = functools.partial(Argument, allowed=">= 0", test=_at_least_0)
-_positive = functools.partial(Argument, allowed="> 0", test=_above_0)
-_decay = functools.partial(Argument, allowed="in [0, 1)", test=_number(lambda v: 0 <= v < 1), decay=True)
-_part = functools.partial(Argument, allowed="in [0, 1]", test=_number(lambda v: 0 <= v <= 1))
 _at_least_0, _above_0, _at_least_1 = _number(lambda v: v >= 0), _number(lambda v: v > 0), _number(lambda v: v >= 1)
 _fraction = _number(lambda v: 0 <= v < 1)
 _size = functools.partial(Argument, allowed=">= 0", test=_at_least_0)
 _positive = functools.partial(Argument, allowed="> 0", test=_above_0)
 _decay = functools.partial(Argument, allowed="in [0, 1)", test=_fraction, decay=True)
+_part = functools.partial(Argument, allowed="in [0, 1]", test=_number(lambda v: 0 <= v <= 1))
 _rate = functools.partial(
     Argument,
     allowed="a number, array or schedule >= 0",
@@ -82,7 +77,7 @@ _mask = functools.partial(
     allowed="a prefix tree of bools, known when the step is compiled, or a function giving one",
     test=lambda v: callable(v) or all(map(is_flag, jax.tree.leaves(v))),
 )
-_duration = functools.partial(Argument, allowed=">= 1", test=_number(lambda v: v >= 1))
+_duration = functools.partial(Argument, allowed=">= 1", test=_at_least_1)
 _count = functools.partial(Argument, allowed="an int >= 0", test=is_count, static=True)
 _positive_count = functools.partial(Argument, allowed="an int >= 1", test=lambda v: is_count(v, 1), static=True)
 _transformation = functools.partial(
@@ -90,7 +85,6 @@ _transformation = functools.partial(
     allowed="an optax.GradientTransformation (what has init and update)",
     test=lambda v: not isinstance(v, type) and all(callable(getattr(v, f, None)) for f in ("init", "update")),
 )
-_part = functools.partial(Argument, allowed="in [0, 1]", test=_number(lambda v: 0 <= v <= 1))
 _index = functools.partial(
     Argument, allowed="an int", test=lambda v: isinstance(v, int | np.integer) and not isinstance(v, bool), static=True
 )

@@ -132,6 +132,7 @@ PAIRS: dict[str, Pair] = {
     "rprop": Pair("rprop", {}, optax.rprop, {}, "Rprop"),
     "dowg": Pair("dowg", {}, optax.contrib.dowg, {}),
     "prodigy": Pair("prodigy", {"bias_correction": True}, optax.contrib.prodigy, {}),
+    "dadapt_adamw": Pair("dadapt_adam", {"bias_correction": True}, optax.contrib.dadapt_adamw, {}),
     "cocob": Pair("cocob", {}, optax.contrib.cocob, {}),
 }
 # Optax 0.2.6 has neither.

@@ -22,12 +22,7 @@ def test_an_injected_step_moves_and_holds_what_the_closed_over_one_does(name: st
     injected, closed, _, *_ = injection.builders(name).values()
     ours = dense.structure_of(injected(), dense.compile_step(injected(), SMALL), SMALL)
     plain = dense.structure_of(closed(), dense.compile_step(closed(), SMALL), SMALL)
-    misses = dense.structural_misses(ours, plain, SMALL)
-    if name == "dadapt_adam":  # XLA cuts its sums elsewhere: one more pass over two leaves, one temporary fewer
-        assert misses in ([], ["bytes"])
-        assert ours.bytes_accessed <= 1.03 * plain.bytes_accessed
-    else:
-        assert misses == [], f"injected {ours}, closed over {plain}"
+    assert dense.structural_misses(ours, plain, SMALL) == [], f"injected {ours}, closed over {plain}"
 
 
 def test_changes_trace_nothing_and_a_defect_would_show(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from adaptx.core.moments import Clock, Decay, abs_sq, divide, ema, safe_div, saf
 from adaptx.core.registry import Paper, optimizer
 from adaptx.core.rounding import bounded
 from adaptx.core.rule import Params, Rule, real_zeros, zeros
-from adaptx.optimizers.parameter_free.estimate import correction, decayed, grown, inner, rate_of, renewed, root
+from adaptx.optimizers.parameter_free.estimate import correction, cut, decayed, grown, product, rate_of, renewed, root
 
 D_ADAPTATION = Paper(
     "Learning-Rate-Free Learning by D-Adaptation (Defazio, Mishchenko)", 2023, "https://arxiv.org/abs/2301.07733"
@@ -38,22 +38,26 @@ def dadapt_adam_rule(b1: Any, b2: Any, eps: Any, d0: Any, growth_rate: Any, bias
     b1, b2 = Decay.of(b1), Decay.of(b2)
     b = root(b2)
 
+    def weight(d: Array, t: Clock) -> Array:
+        return d * rate_of(t) * correction(t, b1, b2, bias_correction)
+
     def part(g: Array, s: DAdaptAdamState, x: Any, t: Clock) -> tuple[Any, DAdaptAdamState]:
         g = bounded(g)
-        total = ema(s.grad_sum, s.d * rate_of(t) * correction(t, b1, b2, bias_correction) * g, b)
-        gain = inner(g, divide(s.grad_sum, safe_sqrt(s.nu), eps))
+        gain = jnp.sum(cut(product(g, divide(s.grad_sum, safe_sqrt(s.nu), eps))))
+        # What is written depends on the sum over what it replaces (gain - gain is 0): else XLA copies that first.
+        total = ema(s.grad_sum, weight(s.d, t) * g, b) + (gain - gain)
         return (gain, jnp.sum(jnp.abs(total))), s._replace(grad_sum=total)
 
     def advance(s: DAdaptAdamState, totals: tuple[Array, Array], t: Clock) -> DAdaptAdamState:
         gain, length = totals
-        r = ema(s.previous / s.d * s.numerator, rate_of(t) * correction(t, b1, b2, bias_correction) * gain, b)
+        r = ema(s.previous / s.d * s.numerator, weight(jnp.ones_like(s.d), t) * gain, b)
         d = grown(s.d, s.d * safe_div(r, (1 - b) * length), growth_rate)
         return renewed(s, d, numerator=r)
 
     def step(g: Array, s: DAdaptAdamState, x: Any, t: Clock) -> tuple[Array, DAdaptAdamState]:
-        rate = s.previous * rate_of(t) * correction(t, b1, b2, bias_correction)
+        rate = weight(s.previous, t)
         m = ema(s.mu, rate * g, b1)
-        v = ema(s.nu, abs_sq(g), b2)
+        v = ema(s.nu * (s.d / s.d), abs_sq(g), b2)  # times 1: it depends on the sum over the old v, too
         return decayed(-divide(m, safe_sqrt(v), eps), rate, x, t), s._replace(mu=m, nu=v)
 
     slots = dict(mu=zeros, nu=real_zeros, grad_sum=zeros)

@@ -12,9 +12,14 @@ from adaptx.core.moments import Clock, Decay, safe_sqrt
 from adaptx.core.rounding import largest_sum
 
 
+def product(a: Array, b: Array) -> Array:
+    """The products that the inner product of two arrays sums, real also for complex ones."""
+    return jnp.real(jnp.conj(a) * b) if jnp.iscomplexobj(a) else a * b
+
+
 def inner(a: Array, b: Array) -> Array:
-    """The inner product of two arrays, real also for complex ones."""
-    return jnp.sum(jnp.real(jnp.conj(a) * b) if jnp.iscomplexobj(a) else a * b)
+    """The inner product of two arrays."""
+    return jnp.sum(product(a, b))
 
 
 def cut(a: Array) -> Array:

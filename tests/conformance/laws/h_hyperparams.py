@@ -72,7 +72,7 @@ def _close_by_field(case: Case, got: Any, expected: Any, rel: float = 1e-6) -> N
         assert_close(f"{case.id}: state `{name}`", join(a), join(b), rel)
 
 
-@law("H2", tier="C", plant=_without_complements)
+@law("H2", tier="O", plant=_without_complements)
 def injected_is_closed_over_in_bfloat16(case: Case) -> None:
     """With bfloat16 parameters float32 slots agree to 1e-6 and updates to a unit in the last place of bfloat16."""
     closed, injected = _both(case)
@@ -141,7 +141,7 @@ def _cuts_complements(case: Case) -> Case:
     return _with_factory(case, lambda a, v: cut(v) if isinstance(v, Decay) else v)
 
 
-@law("H6", tier="C", plant=_cuts_complements, applies=lambda case: case.flag("reduces") == "element")
+@law("H6", tier="O", plant=_cuts_complements, applies=lambda case: case.flag("reduces") == "element")
 def hypergradients_are_right(case: Case) -> None:
     """The derivative of a validation loss through 20 steps by each number is that of finite differences, and not 0."""
     with x64():
@@ -155,7 +155,10 @@ def hypergradients_are_right(case: Case) -> None:
         rows = point + POINTS[:, None, None] * np.diag(steps)
         derivatives, around = both(point, rows.reshape(-1, len(names)))
     differences = WEIGHTS @ np.asarray(around).reshape(4, len(names)) / steps
-    for a, got, expected in zip(names, np.asarray(derivatives), differences, strict=True):
+    # What the rounding of losses comes to in a difference: it counts for numbers of small influence.
+    rounding = 4 * np.finfo(float).eps * np.abs(around).max() / steps
+    for a, got, expected, noise in zip(names, np.asarray(derivatives), differences, rounding, strict=True):
         assert expected != 0, f"{case.id}: {a} has no influence: a line of the ledger"
-        error = abs(got / expected - 1)
-        assert error <= 1e-5, f"{case.id}: d loss / d {a} is {got}, by differences {expected}: off by {error:.2g}"
+        off = abs(got - expected)
+        bound = 1e-5 * abs(expected) + noise
+        assert off <= bound, f"{case.id}: d loss / d {a} is {got}, by differences {expected}: off by {off:.2g}"
