@@ -130,7 +130,7 @@ def test_dtypes_are_a_fixed_point(name: str, dtype: str) -> None:
             if name not in ("graft", "update_clipping"):  # Optax's sgd is in it
                 like = wider(jnp.dtype(dtype), jnp.dtype(of_grads))
                 if name in EMITS_FLOAT32 and dtype in ("float16", "bfloat16"):
-                    like = jnp.float32
+                    like = jnp.dtype("float32")
                 assert {a.dtype for a in jax.tree.leaves(updates)} == {like}, of_grads
             assert dtypes(after) == dtypes(state)
             stored = [a.dtype for a in jax.tree.leaves(state) if jnp.issubdtype(a.dtype, jnp.inexact)]
