@@ -1,6 +1,6 @@
 """adaptx: adaptive-gradient optimizers for JAX that equal their papers, as Optax transformations."""
 
-from adaptx import curvature, hyperparams, presets, registry, sparse, tune
+from adaptx import curvature, hyperparams, precision, presets, registry, sparse, tune
 from adaptx.optimizers.adagrad.adadelta import AdadeltaState, adadelta, scale_by_adadelta
 from adaptx.optimizers.adagrad.adagrad import AdaGradState, adagrad, scale_by_adagrad
 from adaptx.optimizers.adagrad.adagrad_da import AdaGradDAState, adagrad_da
@@ -136,6 +136,7 @@ __all__ = [
     # Sweeps and range tests
     "tune",
     # Other frameworks' numerics by name
+    "precision",
     "presets",
     # What every optimizer declares
     "registry",

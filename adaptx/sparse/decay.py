@@ -155,7 +155,8 @@ def flush(params: Any, state: Any, seed: int | None = None) -> tuple[Any, Any]:
         _check_table("flush", path, x, paid)
         left = x * _factor(decay, paid, x)
         if seed is not None and x.dtype == jnp.bfloat16:
-            left = stochastic(left.astype(jnp.float32), x.dtype, jax.random.fold_in(jax.random.key(seed), number))
+            key = jax.random.fold_in(jax.random.key(seed), number)
+            left = stochastic(left.astype(jnp.float32), x.dtype, jax.random.bits(key, x.shape, jnp.uint32))
         new.append(left.astype(x.dtype))
     every = lambda decay, paid: jax.tree.map(lambda p: jnp.broadcast_to(decay, p.shape), paid)
     settle = lambda s: s._replace(paid=every(jax.tree.leaves(s.log_decay)[0], s.paid)) if _is_decayed(s) else s

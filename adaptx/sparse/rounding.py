@@ -43,5 +43,6 @@ def _rounded(u: Any, x: Any, key: Any) -> Any:
         return u
     old = (take(x, u.indices) if is_rows(u) else x).astype(jnp.float32)
     step = (u.values if is_rows(u) else u).astype(jnp.float32)
-    way = stochastic(old + step, x.dtype, key).astype(jnp.float32) - old
+    new = stochastic(old + step, x.dtype, jax.random.bits(key, step.shape, jnp.uint32))
+    way = new.astype(jnp.float32) - old
     return u.with_values(way) if is_rows(u) else way

@@ -15,12 +15,18 @@ from adaptx.core.rule import Slot, accumulator_dtype
 
 
 def on_leaves(
-    name: str, f: Callable[..., Any], grads: Any, trees: Mapping[str, Any], params: Any = None, results: int = 1
+    name: str,
+    f: Callable[..., Any],
+    grads: Any,
+    trees: Mapping[str, Any],
+    params: Any = None,
+    results: int = 1,
+    partial: bool = False,
 ) -> Any:
     """f(g, x, ...) at every leaf of the gradients, also where g is None; what it gives, as trees like the gradients.
 
-    x is the parameter (None if not given), then comes what each of `trees` has there. f gives one value, or a tuple of
-    so many `results`.
+    x is the parameter (None if not given), then comes what each of `trees` has there, in partial trees maybe None. f
+    gives one value, or a tuple of so many `results`.
     """
     gs, treedef = jax.tree.flatten(jax.tree.map(checks.array, grads, is_leaf=checks.is_none), is_leaf=checks.is_none)
     at = checks.paths(grads)
@@ -28,7 +34,8 @@ def on_leaves(
     for what, tree in trees.items():
         columns.append(checks.aligned(name, grads, tree, what) if tree is not None else [None] * len(gs))
         for path, g, leaf in zip(at, gs, columns[-1], strict=True):
-            if g is not None and tree is not None and not isinstance(leaf, bool):
+            absent = tree is None or (partial and leaf is None)
+            if g is not None and not absent and not isinstance(leaf, bool):
                 checks.check_like(f"{name}: the {what} at {path}", g, leaf)
     rows = [f(*row) for row in zip(gs, *columns, strict=True)]
     if results == 1:

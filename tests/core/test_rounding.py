@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import NamedSharding, PartitionSpec
 
-from adaptx.core.rounding import bounded, raised, real, rounded, stochastic, wider
+from adaptx.core.rounding import bounded, noise, raised, real, rounded, salted, stochastic, wider
 from tests.conftest import x64
 
 few = settings(deadline=None, max_examples=50)
@@ -110,29 +111,63 @@ def test_rounded_takes_complex_numbers() -> None:
         assert rounded(jnp.asarray([2 + 1j]), jnp.complex64).dtype == jnp.complex64
 
 
-def test_up_or_down_with_the_right_mean() -> None:
-    """1 + 2^-7 k / 8: only its two neighbours, the upper one in k of 8 cases; and numbers of bfloat16 stay."""
-    x = 1 + 2.0**-7 * jnp.arange(9) / 8
-    many = jax.jit(jax.vmap(lambda key: stochastic(x, jnp.bfloat16, key)))(jax.random.split(jax.random.key(0), 20_000))
-    found = np.asarray(many, float)
-    assert set(np.unique(found)) == {1.0, 1 + 2.0**-7}
-    upper = (found > 1).mean(0)
-    # A share of 20,000 has a standard deviation of at most 0.0036.
-    np.testing.assert_allclose(upper, np.arange(9) / 8, atol=0.015)
-    assert upper[0] == 0
-    assert upper[8] == 1
-    assert found.dtype == float
-    assert many.dtype == jnp.bfloat16
+DRAWS = 100_000  # a share of so many has a standard deviation of at most 0.0016
 
 
-def test_signs_ends_and_what_is_not_finite() -> None:
-    x = jnp.array([-1 - 2.0**-9, 0.0, -0.0, 1e-40, 3.4e38, -3.4e38, jnp.inf, -jnp.inf, jnp.nan])
-    keys = jax.random.split(jax.random.key(1), 200)
-    found = np.asarray(jax.vmap(lambda key: stochastic(x, jnp.bfloat16, key))(keys), float)
-    assert set(np.unique(found[:, 0])) == {-1 - 2.0**-7, -1.0}
+def drawn(x: jax.Array, dtype: str, seed: int) -> np.ndarray:
+    """x rounded in so many steps."""
+    rounds = lambda count: stochastic(x, dtype, noise(x.shape, salted(seed, count, "['w']")))
+    many = jax.jit(jax.vmap(rounds))(jnp.arange(DRAWS))
+    assert many.dtype == dtype
+    return np.asarray(many, float)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("at", [1.0, 2.0**-20])  # float16 is evenly spaced below 2^-14
+def test_up_or_down_with_the_right_mean(dtype: str, at: float) -> None:
+    """k eighths of the way to the next number: only its two neighbours, the upper one in k of 8 cases."""
+    step = float(jnp.finfo(dtype).smallest_subnormal) if (dtype, at) == ("float16", 2.0**-20) else None
+    step = step or at * float(jnp.finfo(dtype).eps)
+    found = drawn(jnp.float32(at) + jnp.float32(step) * jnp.arange(9) / 8, dtype, 0)
+    assert set(np.unique(found)) == {at, at + step}
+    upper = (found > at).mean(0)
+    np.testing.assert_allclose(upper, np.arange(9) / 8, atol=0.008)
+    assert upper[0] == 0, "numbers of the dtype stay"
+    assert upper[8] == 1, "numbers of the dtype stay"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_signs_ends_and_what_is_not_finite(dtype: str) -> None:
+    eps, top, tiny = (float(getattr(jnp.finfo(dtype), f)) for f in ("eps", "max", "tiny"))
+    x = jnp.array([-1 - eps / 4, 0.0, -0.0, tiny / 1000, top * 1.001, -top * 1.001, jnp.inf, -jnp.inf, jnp.nan])
+    found = drawn(x, dtype, 1)
+    assert set(np.unique(found[:, 0])) == {-1 - eps, -1.0}
     assert not found[:, 1:3].any()
     assert (found[:, 3] >= 0).all()
-    assert found[:, 3].max() < 2e-40
-    assert (np.abs(found[:, 4:6]) > 3.38e38).all()
-    np.testing.assert_array_equal(found[:, 6:8], np.broadcast_to([np.inf, -np.inf], (200, 2)))
+    assert found[:, 3].max() < tiny / 100
+    np.testing.assert_array_equal(found[:, 4:6], np.broadcast_to([top, -top], (DRAWS, 2)))
+    np.testing.assert_array_equal(found[:, 6:8], np.broadcast_to([np.inf, -np.inf], (DRAWS, 2)))
     assert np.isnan(found[:, 8]).all()
+
+
+def test_noise_is_uniform_and_its_own_for_each_seed_step_leaf_and_position() -> None:
+    salts = [salted(seed, jnp.int32(count), path) for seed in (0, 1) for count in (0, 1, 30_000_000) for path in "ab"]
+    bits = np.stack([np.asarray(noise((300, 7), salt)) for salt in salts]).reshape(len(salts), -1)
+    assert bits.dtype == np.uint32
+    unit = bits / 2.0**32
+    assert abs(unit.mean() - 0.5) < 5 / np.sqrt(12 * unit.size)
+    each = [((bits >> k) & 1).mean() for k in range(32)]
+    np.testing.assert_allclose(each, 0.5, atol=2.5 / np.sqrt(bits.size), err_msg="each bit is fair")
+    together = np.corrcoef(np.concatenate([unit, np.roll(unit, 1, 1)]))
+    assert np.abs(together - np.eye(2 * len(salts))).max() < 5 / np.sqrt(unit.shape[1])
+    flat = np.asarray(noise((2100,), salts[0]))
+    np.testing.assert_array_equal(bits[0], flat, err_msg="the position counts, not the shape")
+
+
+def test_noise_is_the_same_however_the_array_is_sharded() -> None:
+    mesh = jax.make_mesh((2, 4), ("a", "b"))
+    whole = np.asarray(noise((16, 32), jnp.uint32(7)))
+    for spec in [("a", "b"), ("b", None), (None, ("a", "b"))]:
+        sharding = NamedSharding(mesh, PartitionSpec(*spec))
+        split = jax.jit(lambda: noise((16, 32), jnp.uint32(7)), out_shardings=sharding)()
+        np.testing.assert_array_equal(np.asarray(split), whole)

@@ -16,12 +16,13 @@ FLOORS = [
     {"glossary"},  # words, and what a value of each may be: it grows by a line with each new argument
     {"core"},
     {"optimizers"},
-    {"wrappers", "curvature", "precision", "sparse", "monitor", "parallel", "presets"},
+    {"wrappers", "curvature", "sparse", "monitor", "parallel", "presets"},
+    {"precision"},  # wraps transformations, with the wrappers' helpers
     {"hyperparams"},
     {"tune", "checkpoint", "interop"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-CORE_LINES = 570  # 500 for the foundation, the rest for rules made from rules and needs that are trees
+CORE_LINES = 600  # 500 for the foundation; then rules made from rules, needs that are trees, stochastic rounding
 
 
 def module_name(path: Path, root: Path) -> str:

@@ -15,6 +15,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import adaptx
+from adaptx import precision
 from adaptx.core.rounding import wider
 from adaptx.hyperparams import get_hyperparams, inject_hyperparams, set_hyperparams
 from tests.conformance.cases import grads_like, params_like
@@ -43,8 +44,12 @@ WRAPPERS: dict[str, Any] = {
     "mars exact": lambda tx: adaptx.mars(tx, exact=True),
     "update_clipping": lambda tx: optax.chain(tx, adaptx.update_clipping(0.5, RATE)),
     "graft": lambda tx: adaptx.graft(optax.sgd(RATE), tx),
+    "stochastic_rounding": lambda tx: optax.chain(tx, precision.stochastic_rounding(1)),
+    "kahan": lambda tx: optax.chain(tx, precision.kahan()),
+    "master_weights": precision.master_weights,
     "everything": lambda tx: adaptx.schedule_free(adaptx.mars(_decay(adaptx.cautious(tx), 0.1, RATE)), RATE),
 }
+EMITS_FLOAT32 = {"stochastic_rounding", "kahan", "master_weights"}  # for 16-bit parameters
 DECAYS = {"decoupled", "l2", "independent", "stable", "cautious decay", "everything"}
 wrappers = pytest.mark.parametrize("name", WRAPPERS)
 
@@ -124,10 +129,12 @@ def test_dtypes_are_a_fixed_point(name: str, dtype: str) -> None:
             updates, after = jax.eval_shape(tx.update, g, state, params)
             if name not in ("graft", "update_clipping"):  # Optax's sgd is in it
                 like = wider(jnp.dtype(dtype), jnp.dtype(of_grads))
+                if name in EMITS_FLOAT32 and dtype in ("float16", "bfloat16"):
+                    like = jnp.dtype("float32")
                 assert {a.dtype for a in jax.tree.leaves(updates)} == {like}, of_grads
             assert dtypes(after) == dtypes(state)
             stored = [a.dtype for a in jax.tree.leaves(state) if jnp.issubdtype(a.dtype, jnp.inexact)]
-            if name != "graft":
+            if name not in ("graft", "kahan"):  # kahan's rests are of the parameters' dtype
                 assert all(jnp.finfo(d).bits >= 32 for d in stored)
 
 
