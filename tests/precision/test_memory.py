@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -18,6 +20,9 @@ STATES = {
     "chain": optax.chain(optax.clip_by_global_norm(1.0), adaptx.adamw(0.1), precision.stochastic_rounding(0)),
     "optax": optax.adam(0.1, mu_dtype="bfloat16"),
     "injected": adaptx.hyperparams.inject_hyperparams(adaptx.adam)(0.1),
+    "compressed": precision.compress_state(
+        adaptx.adam(0.1), [precision.Store("nu", precision.codecs.positive8, min_size=100)]
+    ),
     "none": optax.identity(),
 }
 
@@ -36,8 +41,27 @@ def test_it_is_what_the_arrays_take(name: str) -> None:
 
 def test_by_field() -> None:
     report = precision.memory(STATES["chain"], PARAMS)
-    assert dict(report.fields) == {"mu": 4 * 3007, "nu": 4 * 3007, "count": 4, "steps": 4}
-    assert dict(precision.memory(STATES["injected"], PARAMS).fields)["mu"] == 4 * 3007
+    assert report.fields == {"mu": 4 * 3007, "nu": 4 * 3007, "count": 4, "steps": 4}
+    assert precision.memory(STATES["injected"], PARAMS).fields["mu"] == 4 * 3007
+
+
+def test_by_leaf() -> None:
+    report = precision.memory(STATES["compressed"], PARAMS)
+    lines = [line.split() for line in report.by_leaf().splitlines()]
+    assert ["nu", "['w']", "[300,", "10]", "positive8", "3,168", "B"] in lines
+    assert ["nu", "['b']", "[7]", "float32", "28", "B"] in lines
+    assert ["count", "[]", "int32", "4", "B"] in lines
+    assert len(lines) == 5
+
+
+def test_parameters_with_attributes_are_no_fields() -> None:
+    class Model(NamedTuple):
+        mu: jax.Array
+        kernel: jax.Array
+
+    report = precision.memory(adaptx.adam(0.1), Model(jnp.ones(2), jnp.ones(3)))
+    assert report.fields == {"mu": 20, "nu": 20, "count": 4}
+    assert [leaf.path for leaf in report.leaves] == ["", ".mu", ".kernel", ".mu", ".kernel"]
 
 
 def test_nothing_is_allocated() -> None:

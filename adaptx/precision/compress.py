@@ -1,0 +1,200 @@
+"""compress_state: any optimizer, with its state stored in 16, 8 or 4 bits a number."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.core import Tracer
+from jax.sharding import NamedSharding, PartitionSpec
+from jax.tree_util import FlattenedIndexKey, GetAttrKey, keystr
+
+from adaptx.core.checks import check_kind
+from adaptx.core.registry import checked
+from adaptx.glossary import Argument, is_count
+from adaptx.precision import codecs
+from adaptx.precision.codecs import Codec
+
+
+class Store(NamedTuple):
+    """How a state field is stored: the codec for the leaves of at least `min_size` numbers at paths that match."""
+
+    field: str  # its name in the state: "mu", "nu", ...
+    codec: Codec
+    path: str = ""  # a regular expression, searched for in the parameter's path
+    min_size: int = 4096
+
+
+def _named(first: Codec, second: Codec) -> tuple[Store, ...]:
+    """First and second moments, without embeddings: of their rows some are used seldom."""
+    table = "(?i)^((?!embed).)*$"
+    fields = [(first, ("mu", "trace", "momentum")), (second, ("nu", "nu_max", "sum_of_squares"))]
+    return tuple(Store(field, codec, table) for codec, names in fields for field in names)
+
+
+NAMED: dict[str, tuple[Store, ...]] = {
+    "bfloat16": _named(codecs.bfloat16, codecs.bfloat16),
+    "8bit": _named(codecs.signed8, codecs.positive8),
+    "4bit": _named(codecs.signed4, codecs.positive4),
+}
+
+
+@jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """One leaf of a state in its codec's form; what it is decoded to is known to the compiler."""
+
+    parts: Any  # a row for each block
+    shape: tuple[int, ...]
+    dtype: Any
+    sharding: NamedSharding | None  # of the leaf: each shard has blocks of its own
+    codec: Codec
+
+    def tree_flatten_with_keys(self) -> tuple[Any, Any]:
+        return ((FlattenedIndexKey(0), self.parts),), (self.shape, self.dtype, self.sharding, self.codec)
+
+    @classmethod
+    def tree_unflatten(cls, form: Any, children: Any) -> Stored:
+        return cls(*children, *form)
+
+
+class CompressedState(NamedTuple):
+    """The state of compress_state."""
+
+    inner: Any  # the state of the wrapped optimizer, with a `Stored` in place of each leaf that a rule is for
+
+
+WORDS = {
+    "tx": Argument(
+        "the optimizer, or chain of transformations, that is wrapped",
+        "an optax.GradientTransformation (what has init and update)",
+        lambda v: not isinstance(v, type) and all(callable(getattr(v, f, None)) for f in ("init", "update")),
+    ),
+    "rules": Argument(
+        "which leaves of the state are stored how; the first rule that fits counts, other leaves stay as they are",
+        f"{', '.join(map(repr, NAMED))} or a sequence of `Store`",
+        lambda v: v in NAMED if isinstance(v, str) else _are_rules(v),
+    ),
+    "block": Argument("how many numbers share a scale", "an even int >= 2", lambda v: is_count(v, 2) and v % 2 == 0),
+}
+
+
+def _are_rules(value: Any) -> bool:
+    return isinstance(value, Sequence) and all(isinstance(rule, Store) for rule in value)
+
+
+@functools.partial(checked, words=WORDS)
+def compress_state(
+    tx: Any, rules: str | Sequence[Store] = "8bit", block: int = 128
+) -> optax.GradientTransformationExtraArgs:
+    """Compressed state: `tx` with its state stored in fewer bits, decoded for each update and encoded after it.
+
+    Step:
+        s = decode(codes)
+        u, s = the update and the state of tx for s
+        codes = encode(s)
+
+        tx = adaptx.precision.compress_state(adaptx.adamw(1e-3), "8bit")
+        print(adaptx.precision.memory(tx, params))
+
+    tx is any transformation, of this library or of Optax. "8bit", "4bit" and "bfloat16" store first moments (`mu`,
+    `trace`, `momentum`) and second ones (`nu`, `nu_max`, `sum_of_squares`) of at least 4,096 numbers, where the
+    parameter's path does not say "embed". A `Store` says it for one field, with a codec of `precision.codecs` or your
+    own. Blocks of `block` numbers of a leaf, in C order, have a scale of their own. The blocks of a sharded leaf lie
+    within its shards, and so are sharded as it is: where parameters are sharded, call `init` outside of `jit`.
+
+    What is decoded and what is encoded are whole arrays for a moment: the state shrinks, and on CPU the memory that a
+    step takes for that moment grows by up to 12 bytes a parameter.
+
+    Errors:
+        TypeError: an unknown argument; a state that is not this one's.
+        ValueError: an argument out of range; and what `tx` raises.
+    """
+    tx, stores = optax.with_extra_args_support(tx), NAMED[rules] if isinstance(rules, str) else tuple(rules)
+
+    def init(params: Any) -> CompressedState:
+        found, treedef = jax.tree_util.tree_flatten_with_path(tx.init(params))
+        return CompressedState(treedef.unflatten([_first(path, leaf, stores, block) for path, leaf in found]))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, CompressedState]:
+        check_kind("compress_state", CompressedState, state)
+        full = jax.tree.map(_decoded, state.inner, is_leaf=is_stored)
+        us, new = tx.update(updates, full, params, **extra)
+        return us, CompressedState(jax.tree.map(_encoded_like, state.inner, new, is_leaf=is_stored))
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def is_stored(x: Any) -> bool:
+    """A leaf in its codec's form."""
+    return isinstance(x, Stored)
+
+
+def _first(path: Any, leaf: Any, stores: Sequence[Store], block: int) -> Any:
+    """A leaf of a new state, encoded where a rule says so."""
+    store = next((s for s in stores if _fits(s, path, leaf)), None)
+    if store is None:
+        return leaf
+    sharding = None if isinstance(leaf, Tracer) else leaf.sharding
+    sharding = sharding if isinstance(sharding, NamedSharding) and _axes(sharding) else None
+    encode = jax.jit(lambda x: _encoded(x, sharding, store.codec, block))
+    if not isinstance(leaf, jax.ShapeDtypeStruct):
+        return encode(leaf)
+    form = jax.eval_shape(encode, leaf)
+    placed = sharding and NamedSharding(sharding.mesh, PartitionSpec(_axes(sharding)))
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=placed), form)
+
+
+def _axes(sharding: NamedSharding) -> tuple[str, ...]:
+    """The axes of the mesh that a leaf is split along."""
+    return tuple(name for names in sharding.spec if names for name in ([names] if isinstance(names, str) else names))
+
+
+def _fits(store: Store, path: Any, leaf: Any) -> bool:
+    at = next((i for i, key in enumerate(path) if isinstance(key, GetAttrKey) and key.name == store.field), None)
+    real = jnp.issubdtype(getattr(leaf, "dtype", int), jnp.floating)
+    if at is None or not real or math.prod(leaf.shape) < store.min_size:
+        return False
+    return re.search(store.path, keystr(path[at + 1 :])) is not None
+
+
+def _on_shards(f: Any, sharding: NamedSharding | None, encodes: bool) -> Any:
+    """f on each shard of a leaf by itself, which moves nothing between devices."""
+    if sharding is None:
+        return f
+    leaf, rows = sharding.spec, PartitionSpec(_axes(sharding))
+    into, out = (leaf, rows) if encodes else (rows, leaf)
+    return jax.shard_map(f, mesh=sharding.mesh, in_specs=(into,), out_specs=out)
+
+
+def _encoded(x: Array, sharding: NamedSharding | None, codec: Codec, block: int) -> Stored:
+    def rows(x: Array) -> Any:
+        flat = x.astype(jnp.float32).reshape(-1)
+        return codec.encode(jnp.pad(flat, (0, -flat.size % block)).reshape(-1, block))
+
+    return Stored(_on_shards(rows, sharding, True)(x), x.shape, np.dtype(x.dtype), sharding, codec)
+
+
+def _decoded(s: Any) -> Any:
+    """The leaf that was encoded; what is none passes."""
+    if not is_stored(s):
+        return s
+    shape = s.sharding.shard_shape(s.shape) if s.sharding else s.shape
+    leaf = lambda parts: s.codec.decode(parts).reshape(-1)[: math.prod(shape)].reshape(shape).astype(s.dtype)
+    return _on_shards(leaf, s.sharding, False)(s.parts)
+
+
+def _encoded_like(old: Any, new: Any) -> Any:
+    if not is_stored(old):
+        return new
+    width = jax.eval_shape(old.codec.decode, old.parts).shape[-1]
+    return _encoded(new.astype(old.dtype), old.sharding, old.codec, width)
