@@ -34,8 +34,8 @@ def _sixteen(name: str, dtype: Any) -> Codec:
     return Codec(name, bits, lambda b: jax.lax.bitcast_convert_type(b, dtype).astype(jnp.float32))
 
 
-bfloat16 = _sixteen("bfloat16", jnp.bfloat16)
-float16 = _sixteen("float16", jnp.float16)
+bfloat16: Codec = _sixteen("bfloat16", jnp.bfloat16)
+float16: Codec = _sixteen("float16", jnp.float16)
 
 
 def _scaled(
@@ -82,7 +82,7 @@ def _unpacked(packed: Array, signed: bool) -> Array:
 
 
 # First moments are spread over fewer powers of two than second ones, and signed.
-signed8 = _scaled("signed8", 127, jnp.int8, True, jnp.sqrt, jnp.square)
-positive8 = _scaled("positive8", 255, jnp.uint8, False, lambda y: jnp.sqrt(jnp.sqrt(y)), lambda z: (z * z) ** 2)
-signed4 = _scaled("signed4", 7, jnp.int8, True, lambda y: 1.5 * y / (y + 0.5), lambda z: 0.5 * z / (1.5 - z))
-positive4 = _scaled("positive4", 15, jnp.uint8, False, lambda y: jnp.sqrt(jnp.sqrt(y)), lambda z: (z * z) ** 2)
+signed8: Codec = _scaled("signed8", 127, jnp.int8, True, jnp.sqrt, jnp.square)
+positive8: Codec = _scaled("positive8", 255, jnp.uint8, False, lambda y: jnp.sqrt(jnp.sqrt(y)), lambda z: (z * z) ** 2)
+signed4: Codec = _scaled("signed4", 7, jnp.int8, True, lambda y: 1.5 * y / (y + 0.5), lambda z: 0.5 * z / (1.5 - z))
+positive4: Codec = _scaled("positive4", 15, jnp.uint8, False, lambda y: jnp.sqrt(jnp.sqrt(y)), lambda z: (z * z) ** 2)
