@@ -68,22 +68,28 @@ FULLEST = [case for case in CASES if case.index == len(case.entry.cases) - 1]  #
 PER_OPTIMIZER = [case for case in CASES if case.index == 0 or case in FULLEST]
 
 
-def params_like(dtype: Any = jnp.float32, seed: int = 0) -> dict[str, Any]:
+SHAPES: dict[str, tuple[int, ...]] = {"b": (2,), "s": (), "w": (3, 2)}
+STACKED = {**SHAPES, "k": (2, 4, 3)}  # for what reads a tensor's axes
+
+
+def params_like(dtype: Any = jnp.float32, seed: int = 0, shapes: Mapping[str, Any] = SHAPES) -> dict[str, Any]:
     """A small tree with a matrix, a vector and a number; entries of size about 1, none near zero."""
     rng = np.random.default_rng(seed)
 
-    def draw(*shape: int) -> jax.Array:
+    def draw(shape: tuple[int, ...]) -> jax.Array:
         x = rng.choice([-1.0, 1.0], shape) * rng.uniform(0.5, 1.5, shape)
         if np.issubdtype(dtype, np.complexfloating):
             x = x + 1j * rng.choice([-1.0, 1.0], shape) * rng.uniform(0.5, 1.5, shape)
         return jnp.asarray(x, dtype)
 
-    return {"b": draw(2), "s": draw(), "w": draw(3, 2)}
+    return {name: draw(shape) for name, shape in shapes.items()}
 
 
-def grads_like(steps: int, dtype: Any = jnp.float32, seed: int = 1) -> dict[str, Any]:
+def grads_like(
+    steps: int, dtype: Any = jnp.float32, seed: int = 1, shapes: Mapping[str, Any] = SHAPES
+) -> dict[str, Any]:
     """`steps` gradients of that tree, stacked on a leading axis."""
-    each = [params_like(dtype, seed + 1000 * (i + 1)) for i in range(steps)]
+    each = [params_like(dtype, seed + 1000 * (i + 1), shapes) for i in range(steps)]
     return jax.tree.map(lambda *gs: jnp.stack(gs), *each)
 
 

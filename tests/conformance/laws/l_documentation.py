@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from adaptx.registry import GLOSSARY
-from tests.conformance.cases import Case, grads_like, params_like, with_a_trend
+from tests.conformance.cases import SHAPES, STACKED, Case, grads_like, params_like, with_a_trend
 from tests.conformance.law import law, leaves_named
 from tests.conformance.program import RECORDED, run
 from tests.conftest import x64
@@ -100,7 +100,9 @@ def documented_formula_is_the_code(case: Case) -> None:
     values = {**{name: p.default for name, p in parameters.items()}, **case.kwargs}
     off = {name: 0.0 for name, value in values.items() if value is None and GLOSSARY[name].none == "off"}
     with x64():
-        params, grads = params_like("float64"), with_a_trend(case, grads_like(RECORDED, "float64"))
+        shapes = STACKED if case.flag("reduces") == "tensor" else SHAPES
+        params = params_like("float64", shapes=shapes)
+        grads = with_a_trend(case, grads_like(RECORDED, "float64", shapes=shapes))
         result = run(case, params, grads)
     join = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
     at = lambda tree, i: jax.tree.map(lambda a: np.asarray(a)[i], tree)
