@@ -94,13 +94,16 @@ GLOSSARY: dict[str, Argument] = {
     "b1": _decay("decay of the first moment, or the share of an average in its place"),
     "b2": _decay("decay of the second moment"),
     "b3": _decay("decay of the third average, beside those of b1 and b2"),
-    "eps": _size("added to the root in the denominator (outside); in adopt and sophia the least it may be"),
-    "eps_root": _size("added under the root (inside)"),
-    "momentum": _decay(
-        "decay of the momentum: of a buffer over the directions, before the rate, or of the iterates", none="off"
+    "eps": _size(
+        "added to the root, or what else is the denominator (outside); in adopt and sophia the least it may be"
     ),
+    "eps_root": _size("added under the root (inside)"),
+    "momentum": _decay("decay of the momentum: of a buffer, as the equations have it, or of the iterates", none="off"),
     "nesterov": _switch("look one momentum step ahead; needs momentum", needs="momentum"),
-    "weight_decay": _rate("decoupled decay, times the learning rate (unless a `kind` says otherwise)", none="off"),
+    "weight_decay": _rate(
+        "decay, decoupled and times the learning rate (`lars`, the parameter-free and a `kind`: as the equations say)",
+        none="off",
+    ),
     "mask": _mask("where the decay applies; needs weight_decay", none="everywhere", needs="weight_decay"),
     "initial_accumulator": _size("the second moment's first value"),
     "lr_decay": _size("the rate at step t is divided by 1 + (t - 1) lr_decay", none="off"),
@@ -276,6 +279,9 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "nus": ("nu1", "nu2"),
     "degenerate_to_sgd": ("degenerated_to_sgd",),
     "dadapt_sgd.momentum": ("b1",),
+    "scale_by_sm3.b1": ("momentum",),
+    "sm3.b1": ("momentum",),
+    "scale_by_novograd.weight_decay": ("inner_decay",),
     "use_bias_correction": ("bias_correction",),
 }
 

@@ -111,7 +111,10 @@ def check_state(name: str, kind: Any, state: Any, unused: list[str], scalars: An
 
 
 def matching_state(name: str, grads: Any, at: list[str], gs: list[Any], state: Any, slots: Any) -> dict[int, Any]:
-    """The state of each gradient leaf by field, of the shapes and kinds that `init` gives a parameter like it."""
+    """The state of each gradient leaf by field, of the shapes and kinds that `init` gives a parameter like it.
+
+    A slot of several arrays may come in another container than init's: nnx.Optimizer makes a State of a tuple.
+    """
 
     @functools.cache
     def expected(field: str, shape: Any, dtype: Any) -> Any:
@@ -120,9 +123,12 @@ def matching_state(name: str, grads: Any, at: list[str], gs: list[Any], state: A
 
     by_field = {field: aligned(name, grads, tree, f"state fields `{field}`") for field, tree in state.items()}
     for field, leaves in by_field.items():
-        for path, g, slot in zip(at, gs, leaves, strict=True):
+        for i, (path, g) in enumerate(zip(at, gs, strict=True)):
             if g is not None:
-                check_like(f"{name}: the `{field}` of the gradient at {path}", expected(field, g.shape, g.dtype), slot)
+                like, parts = expected(field, g.shape, g.dtype), jax.tree.leaves(leaves[i])
+                if isinstance(like, tuple) and len(parts) == len(jax.tree.leaves(like)):
+                    leaves[i] = jax.tree.unflatten(jax.tree.structure(like), parts)
+                check_like(f"{name}: the `{field}` of the gradient at {path}", like, leaves[i])
     return {i: {field: leaves[i] for field, leaves in by_field.items()} for i in range(len(gs))}
 
 

@@ -24,6 +24,11 @@ def descend(u: Array, x: Any, t: Clock, scale: Callable[[Array, Array], Array] |
     return -t.learning_rate * (u if scale is None else scale(u, x))
 
 
+def and_decay(u: Array, x: Any, t: Clock) -> Array:
+    """A way down of which the rule owns the rate, with decoupled decay: u - learning_rate weight_decay x."""
+    return u if t.weight_decay is None else u - t.learning_rate * t.weight_decay * x
+
+
 def rate_at(rate: Any, count: Array) -> Any:
     """The value of a number, array or schedule; a schedule is asked for step 0 first."""
     return rate(count) if callable(rate) else rate

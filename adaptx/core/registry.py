@@ -135,7 +135,9 @@ def check_argument(name: str, argument: str, value: Any, words: Mapping[str, Arg
     number = value.value if meaning.decay and isinstance(value, Decay) else value
     if not (meaning.test(number) or (value is None and meaning.none)):
         allowed = meaning.allowed + " or None" * bool(meaning.none)
-        raise ValueError(f"{name}: {argument} must be {allowed}, got {shown(value)}")
+        injected = meaning.static and isinstance(value, Array)
+        hint = " (optax.inject_hyperparams: name it in static_args)" if injected else ""
+        raise ValueError(f"{name}: {argument} must be {allowed}, got {shown(value)}{hint}")
     if meaning.decay and value is not None:
         Decay.of(value, f"{name}: {argument}: ")
 

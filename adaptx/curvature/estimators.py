@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from adaptx.core.checks import check_inexact, is_key, paths, shown
+from adaptx.core.checks import array, check_inexact, is_key, paths, shown
 from adaptx.core.rule import accumulator_dtype
 from adaptx.glossary import is_count, is_number
 
@@ -35,17 +35,20 @@ def hutchinson(loss: Callable[[Any], Any], params: Any, key: Array, *, samples: 
 
     Errors:
         TypeError: a key that is none; integer or complex parameters.
-        ValueError: a loss that does not give one real number; samples below 1.
+        ValueError: a loss that does not give one real number, or no pair with has_aux; samples below 1.
 
     Source: AdaHessian (Yao et al., https://arxiv.org/abs/2006.00719), section 3.1; Sophia
     (https://arxiv.org/abs/2305.14342), algorithm 1, draws z from a normal distribution, which adds variance.
     """
-    _check(params, key, "hutchinson")
+    params = _checked(params, key, "hutchinson")
     if not is_count(samples, 1):
         raise ValueError(f"hutchinson: samples must be an int >= 1, got {shown(samples)}")
 
     def number(p: Any) -> Any:
-        value = loss(p)[0] if has_aux else loss(p)
+        value = loss(p)
+        if has_aux and not (isinstance(value, tuple) and len(value) == 2):
+            raise ValueError(f"hutchinson: with has_aux loss must give a pair, got {shown(value)}")
+        value = value[0] if has_aux else value
         if not is_number(value):
             raise ValueError(f"hutchinson: loss must give one real number, got {shown(value)}")
         return value
@@ -89,15 +92,21 @@ def gauss_newton_bartlett(
 
     Errors:
         TypeError: a key that is none; integer or complex parameters.
-        ValueError: losses that are not real, or none; where of another shape than theirs.
+        ValueError: outputs that are no logits (with the default sample); losses that are not real, or none; where of
+            another shape than theirs.
 
     Source: Sophia (Liu et al., https://arxiv.org/abs/2305.14342), algorithm 2. The authors' code multiplies by B in its
     step, not here, and clips g like a gradient.
     """
-    _check(params, key, "gauss_newton_bartlett")
+    params = _checked(params, key, "gauss_newton_bartlett")
 
     def mean(p: Any) -> tuple[Any, Any]:
         outputs = model(p)
+        if sample is jax.random.categorical and not getattr(outputs, "ndim", 0):
+            raise ValueError(
+                "gauss_newton_bartlett: model must give an array of logits, classes in the last axis, got "
+                f"{shown(outputs)} (of other outputs, give sample and loss)"
+            )
         losses = loss(outputs, jax.lax.stop_gradient(sample(key, outputs)))
         if not (hasattr(losses, "dtype") and jnp.issubdtype(losses.dtype, jnp.floating) and losses.size):
             raise ValueError(f"gauss_newton_bartlett: loss must give a real number a label, got {shown(losses)}")
@@ -143,11 +152,11 @@ def spatial_average(hessian: Any, block_size: int | None = None) -> Any:
         return jnp.moveaxis(means[block], 0, -2)
 
     least = 3 if block_size is None else 2
-    return jax.tree.map(lambda h: averaged(h) if h.ndim >= least and h.size else h, hessian)
+    return jax.tree.map(lambda h: averaged(h) if jnp.ndim(h) >= least and h.size else h, hessian)
 
 
-def _check(params: Any, key: Any, name: str) -> None:
-    """One line for parameters that have no real gradient, and for a key that is none."""
+def _checked(params: Any, key: Any, name: str) -> Any:
+    """The parameters as arrays; one line for those that have no real gradient, and for a key that is none."""
     check_inexact(name, "parameter", params)
     for path, x in zip(paths(params), jax.tree.leaves(params, is_leaf=lambda x: x is None), strict=True):
         if x is not None and jnp.iscomplexobj(x):
@@ -155,6 +164,7 @@ def _check(params: Any, key: Any, name: str) -> None:
     raw = getattr(key, "dtype", None) == jnp.uint32 and key.ndim == 1  # of jax.random.PRNGKey
     if not (raw or (is_key(key) and not key.ndim)):
         raise TypeError(f"{name}: key must be one random key, as of jax.random.key(0), got {shown(key)}")
+    return jax.tree.map(array, params)
 
 
 def _by_path(key: Array, tree: Any, draw: Callable[[Array, Any], Any]) -> Any:

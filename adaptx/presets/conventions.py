@@ -12,7 +12,7 @@ from jax import Array
 
 from adaptx.core import checks
 from adaptx.core.combinators import with_momentum
-from adaptx.core.descent import Descent
+from adaptx.core.descent import Descent, and_decay
 from adaptx.core.lift import lift
 from adaptx.core.moments import Clock, safe_sqrt, sum_sq, tree_sum
 from adaptx.core.rounding import bounded, real, wider
@@ -57,7 +57,7 @@ def rate_inside(rule: Rule, momentum: Any, nesterov: bool = False) -> Rule:
 
     def step(g: Array, s: Any, x: Any, t: Clock) -> tuple[Array, Any]:
         u, s = heavy.step(g, s, x, t)
-        return -u if t.weight_decay is None else -u - t.learning_rate * t.weight_decay * x, s
+        return and_decay(-u, x, t), s
 
     return dataclasses.replace(heavy, step=step, needs=(*rule.needs, "learning_rate"))
 

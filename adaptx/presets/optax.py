@@ -363,7 +363,7 @@ def adafactor(
     """
     min_scale = 1e-3 if multiply_by_parameter_scale else None
     rule = adafactor_rule(
-        max(min_dim_size_to_factor, 1), decay_rate, decay_offset, eps, min_scale, clipping_threshold, False,
+        min_dim_size_to_factor, decay_rate, decay_offset, eps, min_scale, clipping_threshold, False,
         "largest" if factored else None, momentum, decay="bare",
     )  # fmt: skip
     rate = 1.0 if learning_rate is None else learning_rate

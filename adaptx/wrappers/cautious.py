@@ -45,7 +45,7 @@ def cautious(tx: Any, min_mean: Any = 1e-3) -> optax.GradientTransformationExtra
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         us, state = tx.update(updates, state, params, **extra)
         leaf = lambda g, x, u: u if g is None else _masked(g, u, min_mean)
-        return on_leaves("cautious", leaf, updates, {"update of the wrapped optimizer": us}), state
+        return on_leaves("cautious", leaf, updates, {"update of the wrapped optimizer": us}, params), state
 
     return optax.GradientTransformationExtraArgs(tx.init, update)
 

@@ -54,7 +54,7 @@ def graft(magnitude: Any, direction: Any) -> optax.GradientTransformationExtraAr
         checks.check_kind("graft", GraftState, state)
         both = {part: tx.update(updates, getattr(state, part), params, **extra) for part, tx in parts.items()}
         leaf = lambda g, x, m, d: d if g is None else _grafted(m, d)
-        us = on_leaves("graft", leaf, updates, {f"update of the {part}": u for part, (u, _) in both.items()})
+        us = on_leaves("graft", leaf, updates, {f"update of the {part}": u for part, (u, _) in both.items()}, params)
         return us, GraftState(**{part: own for part, (_, own) in both.items()})
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -63,6 +63,6 @@ def graft(magnitude: Any, direction: Any) -> optax.GradientTransformationExtraAr
 @jax.jit
 def _grafted(m: Array, d: Array) -> Array:
     dtype = working(m, d)
-    m, d = m.astype(dtype), d.astype(dtype)
-    size = largest(m)
-    return joined(grafted(m / size, d / largest(d)) * size, d, m)
+    length, direction = m.astype(dtype), d.astype(dtype)
+    size = largest(length)
+    return joined(grafted(length / size, direction / largest(direction)) * size, d, m)

@@ -96,7 +96,7 @@ def _corrected(g: Array, p: Array, is_first: Array, b1: Decay, correction: Any, 
     dtype, stored = working(g, p), p.dtype
     now = bounded(g.astype(dtype)) + (g - g).astype(dtype)  # an Inf shows
     factor = cast(correction, dtype) * cast(b1.value, dtype) / cast(b1.complement, dtype)
-    c = now + jnp.where(is_first, 0, factor) * (now - p.astype(dtype))
+    c = now + jnp.where(is_first, 0, factor) * (now - bounded(p.astype(dtype)))
     if clip_norm is not None:
         limit = cast(clip_norm, dtype)
         c = c * (limit / jnp.maximum(norm(c), limit))

@@ -63,11 +63,12 @@ def schedule_free(
         params = optax.apply_updates(params, updates)
         average = adaptx.schedule_free_eval_params(state, params)
 
-    Any optimizer can be wrapped, and both get the same rate: constant, or a warm-up that ends in one. Both ask a
-    schedule for step 0 first (Optax's wrapper begins at 1, optax#1744). Switch the momentum of the wrapped optimizer
-    off (`optax.sgd(rate)`, `b1=0.0`): b1 here takes its place. Weight decay of `adamw` or `with_weight_decay` is taken
-    at y, as in the authors' optimizers. Their RAdam is Adam with the rate times its rectification, which is a schedule
-    for both. `weight_power` is their `weight_lr_power`, `step_power` their `r`.
+    Any optimizer can be wrapped that steps from where it is (dual averaging, `madgrad` and `adagrad_da`, steps from the
+    first parameters, and overshoots here), and both get the same rate: constant, or a warm-up that ends in one. Both
+    ask a schedule for step 0 first (Optax's wrapper begins at 1, optax#1744). Switch the momentum of the wrapped
+    optimizer off (`optax.sgd(rate)`, `b1=0.0`): b1 here takes its place. Weight decay of `adamw` or `with_weight_decay`
+    is taken at y, as in the authors' optimizers. Their RAdam is Adam with the rate times its rectification, which is a
+    schedule for both. `weight_power` is their `weight_lr_power`, `step_power` their `r`.
 
     b1 = 0 averages the plain iterates (Polyak, Ruppert); torch refuses it, and Optax gives NaN. Then y = z, and x must
     be kept, as also where y is rounded to 16 bits: what rounding takes from y would be taken for a move of x, and y

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from tests.conformance.law import leaves_named
+from tests.equations.references.loop import wide
 
 
 @contextlib.contextmanager
@@ -22,12 +23,6 @@ def holds(what: str) -> Iterator[None]:
     except Exception as error:
         line = str(error).strip().partition("\n")[0]
         raise AssertionError(f"{what}: {type(error).__name__}: {line}") from error
-
-
-def wide(leaf: Any) -> np.ndarray:
-    """A leaf as float64 or complex128 numbers."""
-    a = np.asarray(leaf)
-    return a.astype(np.complex128 if np.iscomplexobj(a) else np.float64)
 
 
 def assert_close(what: str, got: Any, expected: Any, rel: float) -> None:

@@ -87,7 +87,8 @@ def presets_section() -> str:
     return (
         "## Presets\n\nOther frameworks' numerics by name: `adaptx.presets.torch`, `.keras` and `.optax` have their "
         "arguments, defaults and rules. In float64 their trajectories are the frameworks' own to 1e-12 (`make "
-        "parity`); in low precision they have this library's float32 accumulators and one cast. For complex "
+        "parity`; Adafactor's to 1e-7 of Keras's and Optax's, which have float32 numbers inside); in low precision "
+        "they have this library's float32 accumulators and one cast. For complex "
         "parameters torch keeps a second moment for each part; here, as in Optax, both parts share one. Keras's "
         "presets also take one of "
         "clipnorm, clipvalue and global_clipnorm.\n\n" + "\n".join(rows) + f"\n\n{DECAY}"

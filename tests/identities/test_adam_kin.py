@@ -49,6 +49,10 @@ LIMITS = {
     "no decay rate rises above its end": Limit(
         lambda: adaptx.ademamix(0.1, b1=0.9, b3=0.5, b3_warmup=100), lambda: adaptx.ademamix(0.1, b1=0.9, b3=0.5)
     ),
+    "the warm-up of b1 starts at 0.9": Limit(
+        lambda: adaptx.simplified_ademamix(0.1, b1_warmup=20),
+        lambda: adaptx.simplified_ademamix(0.1, b1_warmup=20, b1_start=0.9),
+    ),
     "simplified_ademamix without memory is adam without b1": Limit(
         lambda: adaptx.simplified_ademamix(0.1, b1=0.0, b2=0.95, alpha=2.0),
         lambda: adaptx.adam(0.3, b1=0.0, b2=0.95),

@@ -440,6 +440,26 @@ square = lambda p: jnp.sum(p**2)
         (lambda: curvature.hutchinson(lambda p: p**2, jnp.ones(2), KEY), ValueError, "loss must give one real number"),
         (lambda: curvature.hutchinson(lambda p: (p[0], 1), jnp.ones(2), KEY), ValueError, "loss must give one real"),
         (lambda: curvature.hutchinson(lambda p: None, jnp.ones(2), KEY), ValueError, "one real number, got None"),
+        (
+            lambda: curvature.hutchinson(square, jnp.ones(2), KEY, has_aux=True),
+            ValueError,
+            r"with has_aux loss must give a pair, got float32\[\]",
+        ),
+        (
+            lambda: curvature.gauss_newton_bartlett(jnp.sum, jnp.ones((3, 4)), KEY),
+            ValueError,
+            r"model must give an array of logits, classes in the last axis, got float32\[\]",
+        ),
+        (
+            lambda: curvature.gauss_newton_bartlett(lambda p: (p, p), jnp.ones((3, 4)), KEY),
+            ValueError,
+            "model must give an array of logits",
+        ),
+        (
+            lambda: optax.inject_hyperparams(adaptx.sophia)(0.1).init(jnp.ones(2)),
+            ValueError,
+            r"sophia: update_every must be .*, got .*\(optax.inject_hyperparams: name it in static_args\)",
+        ),
         (lambda: curvature.hutchinson(square, jnp.ones(2), None), TypeError, "key must be one random key"),
         (lambda: curvature.hutchinson(square, jnp.ones(2), 0), TypeError, "key must be one random key.*got 0"),
         (lambda: curvature.hutchinson(square, jnp.ones(2), jax.random.split(KEY)), TypeError, "key must be one random"),
@@ -473,6 +493,12 @@ def test_bad_input_is_one_line(call: Callable[[], Any], error: type[Exception], 
     with pytest.raises(error, match=says) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_python_numbers_are_parameters() -> None:
+    h = curvature.hutchinson(lambda p: p["w"] ** 2, {"w": 1.0}, KEY)
+    np.testing.assert_allclose(h["w"], 2.0)
+    assert curvature.spatial_average({"w": 1.0}, 2) == {"w": 1.0}
 
 
 def test_other_names_are_hinted() -> None:

@@ -91,7 +91,7 @@ def _documented(framework: str, method: str, setting: Setting) -> np.ndarray:
         exec(start, names[k])
     path = []
     for t in range(1, STEPS + 1):
-        grads = _clipped({k: PROBLEM.grads[k][t - 1] for k in SHAPES}, **clips)
+        grads = clipped({k: PROBLEM.grads[k][t - 1] for k in SHAPES}, **clips)
         now = {} if setting.slowing is None else {rate: schedule(values[rate], setting.slowing)(t - 1)}
         for k in SHAPES:
             names[k] |= {"t": t, "g": grads[k], **now}
@@ -100,7 +100,7 @@ def _documented(framework: str, method: str, setting: Setting) -> np.ndarray:
     return np.stack(path)
 
 
-def _clipped(grads: dict[str, Any], clipnorm: Any, clipvalue: Any, global_clipnorm: Any) -> dict[str, Any]:
+def clipped(grads: dict[str, Any], clipnorm: Any, clipvalue: Any, global_clipnorm: Any) -> dict[str, Any]:
     """What Keras's clipping arguments say."""
     if clipvalue is not None:
         return {k: np.clip(g, -clipvalue, clipvalue) for k, g in grads.items()}

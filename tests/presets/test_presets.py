@@ -18,6 +18,7 @@ from adaptx.optimizers.adam.radam import radam
 from adaptx.presets.words import FRAMEWORKS
 from adaptx.registry import GLOSSARY
 from tests.documents.presets import DIFFERENCES, presets_section
+from tests.parity.test_golden import clipped
 
 PRESETS = [(f, m, getattr(getattr(presets, f), m)) for f in FRAMEWORKS for m in getattr(presets, f).__all__]
 each_preset = pytest.mark.parametrize(
@@ -171,6 +172,68 @@ def test_the_mask_of_an_l2_penalty() -> None:
     u, _ = decayed.update(g, decayed.init(x), x)
     v, _ = plain.update({"a": 2 * g["a"], "b": g["b"]}, plain.init(x), x)
     assert jax.tree.map(lambda a, b: bool((a == b).all()), u, v) == {"a": True, "b": True}
+
+
+def two_updates(tx: Any, grads: Any, x: Any) -> Any:
+    state = tx.init(x)
+    _, state = tx.update(grads, state, x)
+    return tx.update(grads, state, x)[0]
+
+
+arguments = lambda factory: inspect.signature(factory).parameters
+MASKED = [(f, m, p, a) for f, m, p in PRESETS for a in ("mask", "weight_decay_mask") if a in arguments(p)]
+
+
+@pytest.mark.parametrize(("framework", "method", "factory", "mask"), MASKED, ids=[f"{f}-{m}" for f, m, *_ in MASKED])
+def test_every_mask_keeps_the_decay_from_a_leaf(framework: str, method: str, factory: Any, mask: str) -> None:
+    (decay,) = [a for a in ("weight_decay", "weight_decay_rate") if a in arguments(factory)]
+    x = {"a": jnp.full(2, 2.0), "b": jnp.full(2, 2.0)}
+    g = {"a": jnp.array([0.3, -0.1]), "b": jnp.array([0.3, -0.1])}
+    of = lambda **kwargs: two_updates(made(factory, **kwargs), g, x)
+    found = of(**{decay: 0.5, mask: {"a": True, "b": False}})
+    on, off = of(**{decay: 0.5}), of(**{decay: 0.0 if arguments(factory)[decay].default is not None else None})
+    np.testing.assert_array_equal(found["a"], on["a"])
+    np.testing.assert_array_equal(found["b"], off["b"])
+    assert np.all(on["a"] != off["a"])
+
+
+CLIPS = ("clipnorm", "clipvalue", "global_clipnorm")
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+@pytest.mark.parametrize("method", presets.keras.__all__)
+def test_every_clip_of_keras_is_that_of_the_gradients(method: str, clip: str) -> None:
+    factory = getattr(presets.keras, method)
+    x = {"a": jnp.full(2, 2.0), "b": jnp.full(3, -1.0)}
+    g = {"a": np.array([3.0, -0.1], np.float32), "b": np.array([0.3, 0.2, -0.1], np.float32)}
+    cut = clipped(g, **{**dict.fromkeys(CLIPS), clip: 0.25})
+    found = two_updates(made(factory, **{clip: 0.25}), g, x)
+    expected = two_updates(made(factory), jax.tree.map(jnp.asarray, cut), x)
+    for name in x:
+        np.testing.assert_allclose(found[name], expected[name], rtol=2e-5)
+
+
+def test_steps_that_optaxs_adafactor_does_not_count() -> None:
+    """Its decay at step t is that of step t - offset; the library's own has the same argument."""
+    words = dict(decay_rate=0.7, decay_offset=2, momentum=None)
+    theirs = presets.optax.adafactor(0.1, factored=False, **words)
+    ours = adaptx.adafactor(0.1, factored=None, relative_step=False, **words)
+    x, nus = jnp.ones(3), []
+    for tx in (theirs, ours, presets.optax.adafactor(0.1, factored=False, decay_rate=0.7)):
+        state = tx.init(x)
+        for size in (1.0, 2.0, 3.0, 4.0):
+            _, state = tx.update(size * x, state, x)
+        nus.append(np.asarray(state.nu))
+    np.testing.assert_allclose(nus[0], nus[1], rtol=1e-6)
+    assert np.all(np.abs(nus[0] / nus[2] - 1) > 0.01)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_floor_of_torchs_adafactor_is_float32s(dtype: str) -> None:
+    """A root of 1e-9 counts as the spacing of float32 at 1, also for 16-bit parameters."""
+    tx, x = presets.torch.adafactor(lr=0.01), jnp.ones(3, dtype)
+    u, _ = tx.update(jnp.full(3, 1e-9, dtype), tx.init(x), x)
+    np.testing.assert_allclose(np.asarray(u, float), -0.01 * 1e-9 / float(jnp.finfo(jnp.float32).eps), rtol=1e-2)
 
 
 def test_a_decay_of_zero_asks_for_no_parameters() -> None:

@@ -165,9 +165,17 @@ def test_extreme_gradients_give_finite_updates(name: str, size: float) -> None:
     updates, state = tx.update(g, tx.init(params), params)
     assert_finite(f"{name} at {size}", (updates, state))
     if name == "graft":
-        expected, _ = inner.update(g, inner.init(params), params)
-        for u, e in zip(jax.tree.leaves(updates), jax.tree.leaves(expected), strict=True):
-            np.testing.assert_allclose(np.linalg.norm(u), np.linalg.norm(e), rtol=1e-5)
+        for grafted, length in ((tx, inner), (adaptx.graft(optax.sgd(RATE), inner), optax.sgd(RATE))):
+            updates, _ = grafted.update(g, grafted.init(params), params)
+            expected, _ = length.update(g, length.init(params), params)
+            for u, e in zip(jax.tree.leaves(updates), jax.tree.leaves(expected), strict=True):
+                norm = lambda a: np.linalg.norm(np.asarray(a, float))
+                np.testing.assert_allclose(norm(u), norm(e), rtol=1e-5)
+    elif size > 1:
+        plain, _ = tx.update(params, tx.init(params), params)
+        for u, e in zip(jax.tree.leaves(updates), jax.tree.leaves(plain), strict=True):
+            ratio = np.linalg.norm(u) / np.linalg.norm(e)
+            assert 0.5 < ratio < 2, f"{name}: {ratio} times the step of usual gradients"
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -415,3 +423,19 @@ def test_the_example_in_the_docstring_runs(call: str) -> None:
     tx: Any = names["tx"]
     updates, _ = tx.update(params, tx.init(params), params)
     assert_finite(call, updates)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_graft_emits_what_its_parts_emit(dtype: str) -> None:
+    """Of 16 bits, so that `lax.cond` may choose between it and nothing, as apply_if_finite does."""
+    tx, x = adaptx.graft(adaptx.adam(0.1), adaptx.lion(1.0)), jnp.full((3, 2), 0.5, dtype)
+    assert tx.update(x, tx.init(x), x)[0].dtype == dtype
+    guarded = optax.apply_if_finite(tx, 2)
+    assert guarded.update(x, guarded.init(x), x)[0].dtype == dtype
+
+
+@pytest.mark.parametrize("wrap", [adaptx.cautious, lambda tx: adaptx.graft(tx, tx)])
+def test_gradients_are_compared_with_parameters_around_optax_too(wrap: Any) -> None:
+    tx, x = wrap(optax.sgd(0.1)), jnp.ones((3, 2))
+    with pytest.raises(ValueError, match=r"the gradient at the root must be like float32\[3, 2\]"):
+        tx.update(jnp.ones((1, 2)), tx.init(x), x)

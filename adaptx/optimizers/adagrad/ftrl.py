@@ -38,7 +38,7 @@ def ftrl_rule(beta: Any, l1: Any, l2: Any, initial_accumulator: Any) -> Rule:
             return -rate * safe_div(g, h), s._replace(nu=n)
         pull = g + jnp.where(x == 0, s.held, -l1 * jnp.sign(x))
         z = rate * pull - h * x  # times the rate, which may be 0
-        cut = jnp.abs(z) <= rate * l1
+        cut = (jnp.abs(z) <= rate * l1) & (h > 0)  # with beta = 0 a weight without a gradient yet is free
         u = jnp.where(cut, -x, -rate * safe_div(pull - l1 * jnp.sign(z), h))
         held = jnp.where(x == 0, pull, safe_div(z, jnp.full_like(h, rate)))
         return u, s._replace(nu=n, held=jnp.where(cut, held, 0))
@@ -84,7 +84,8 @@ def ftrl(
 
     The paper starts at x = 0 and so at z = 0, which erases any other start; this z is the one whose weight is x. Only
     the z of weights that are 0 is stored. A gradient of zero changes nothing, also under a schedule of the rate, where
-    TensorFlow and Keras rescale all that was learned before. Without l1 and l2 it is AdaGrad with eps = beta. l2 is the
-    paper's lambda 2; Keras's counts double. There is no decoupled decay: l2 takes its part here.
+    TensorFlow and Keras rescale all that was learned before; with beta = 0 a weight that has had no gradient stays too,
+    where the last line is 0/0. Without l1 and l2 it is AdaGrad with eps = beta. l2 is the paper's lambda 2; Keras's
+    counts double. There is no decoupled decay: l2 takes its part here.
     """
     return lift("ftrl", ftrl_rule(beta, l1, l2, initial_accumulator), Descent(learning_rate))

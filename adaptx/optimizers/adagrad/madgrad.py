@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from adaptx.core.descent import Descent
+from adaptx.core.descent import Descent, and_decay
 from adaptx.core.lift import lift
 from adaptx.core.moments import Clock, Decay, abs_sq, divide
 from adaptx.core.registry import Paper, optimizer
@@ -48,9 +48,7 @@ def madgrad_rule(momentum: Any, eps: Any) -> Rule:
         u = (s.initial_params - x) - divide(grad_sum, safe_cbrt(v), eps)  # to z, where dual averaging stands
         if momentum is not None:
             u = (1 - momentum) * u
-        if t.weight_decay is not None:
-            u = u - t.learning_rate * t.weight_decay * x
-        return u, s._replace(grad_sum=grad_sum, nu=v)
+        return and_decay(u, x, t), s._replace(grad_sum=grad_sum, nu=v)
 
     slots = dict(grad_sum=zeros, nu=real_zeros, initial_params=copied)
     return Rule(MADGRADState, step, slots, needs=("learning_rate", "params"))

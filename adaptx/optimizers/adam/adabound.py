@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from adaptx.core.descent import Descent, rate_at
+from adaptx.core.descent import Descent, and_decay, rate_at
 from adaptx.core.lift import lift
 from adaptx.core.moments import Clock, Decay, abs_sq, ema, safe_sqrt
 from adaptx.core.registry import Paper, optimizer
@@ -31,10 +31,7 @@ def adabound_rule(b1: Any, b2: Any, eps: Any, eps_root: Any, final: Any, gamma: 
         alpha = t.learning_rate * jnp.sqrt(t.bias(b2)) / t.bias(b1)
         root = safe_sqrt((v if v_max is None else v_max) + eps_root) + eps
         rate = jnp.where(root == 0, upper, jnp.clip(alpha / jnp.where(root == 0, 1, root), lower, upper))
-        u = rate * m
-        if t.weight_decay is not None:
-            u = u + t.learning_rate * t.weight_decay * x
-        return -u, s._replace(mu=m, nu=v, nu_max=v_max)
+        return and_decay(-rate * m, x, t), s._replace(mu=m, nu=v, nu_max=v_max)
 
     return Rule(
         AdamState,

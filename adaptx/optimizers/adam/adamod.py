@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from adaptx.core.descent import Descent
+from adaptx.core.descent import Descent, and_decay
 from adaptx.core.lift import lift
 from adaptx.core.moments import Clock, Decay, abs_sq, debias, ema, safe_sqrt
 from adaptx.core.registry import Paper, optimizer
@@ -35,10 +35,7 @@ def adamod_rule(b1: Any, b2: Any, b3: Any, eps: Any, eps_root: Any) -> Rule:
         # Where the root is 0 there is no step size yet, and the average stays; m is 0 there.
         eta = jnp.where(root == 0, s.rates, t.learning_rate / jnp.where(root == 0, 1, root))
         rates = ema(s.rates, eta, b3)
-        u = jnp.minimum(eta, rates) * debias(m, b1, t)
-        if t.weight_decay is not None:
-            u = u + t.learning_rate * t.weight_decay * x
-        return -u, s._replace(mu=m, nu=v, rates=rates)
+        return and_decay(-jnp.minimum(eta, rates) * debias(m, b1, t), x, t), s._replace(mu=m, nu=v, rates=rates)
 
     slots = dict(mu=zeros, nu=real_zeros, rates=real_zeros)
     return Rule(AdaModState, step, slots, decays=(b1, b2), needs=("learning_rate",))

@@ -13,6 +13,7 @@ from adaptx.core.lift import lift
 from adaptx.core.moments import Clock, safe_div
 from adaptx.core.registry import Paper, checked, optimizer
 from adaptx.core.rule import Params, Rule, real_zeros, zeros
+from adaptx.optimizers.parameter_free.estimate import product
 
 
 class COCOBState(NamedTuple):
@@ -32,7 +33,7 @@ def cocob_rule(caution: Any) -> Rule:
     def step(g: Array, s: COCOBState, x: Any, t: Clock) -> tuple[Array, COCOBState]:
         size = jnp.abs(g)
         L, G = jnp.maximum(s.scale, size), s.abs_sum + size
-        lost = jnp.real(jnp.conj(g) * s.bet)
+        lost = product(g, s.bet)
         R = jnp.maximum(s.reward, lost) - lost
         theta = s.grad_sum - g
         wealth = jnp.minimum(L + R, 1e12 * L)

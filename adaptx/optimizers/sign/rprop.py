@@ -25,6 +25,10 @@ class RpropState(NamedTuple):
 
 def rprop_rule(eta_minus: Any, eta_plus: Any, min_step_size: Any, max_step_size: Any) -> Rule:
     """Rprop's equations on one array; the bounds are absolute, so the rule owns the rate."""
+    if isinstance(min_step_size, float | int) and isinstance(max_step_size, float | int):
+        if min_step_size > max_step_size:
+            bounds = f"got {min_step_size} and {max_step_size}"
+            raise ValueError(f"rprop: min_step_size must be at most max_step_size, {bounds}")
 
     def step(g: Array, s: RpropState, x: Any, t: Clock) -> tuple[Array, RpropState]:
         sign, rate = jnp.sign(g), t.learning_rate

@@ -185,7 +185,6 @@ def _check_factory(name: str, factory: Callable[..., Any], kwargs: dict[str, Any
         needed = GLOSSARY[argument].needs
         given = {k: v for k, v in kwargs.items() if GLOSSARY[k].needs != argument}  # so that it may be None
         if needed and given.get(needed) is None:
-            given[needed] = 0.1 if GLOSSARY[needed].test(0.1) else 2.0
             given[needed] = _allowed(needed)
         make = lambda value, argument=argument, given=given: factory(**{**given, argument: value})
         if argument == "mask":
@@ -193,8 +192,6 @@ def _check_factory(name: str, factory: Callable[..., Any], kwargs: dict[str, Any
         else:
             _check_argument(name, make, argument)
         if needed:
-            value = True if GLOSSARY[argument].test(True) else 0.5
-            call = lambda a=argument, n=needed, v=value: factory(**{**kwargs, n: None, a: v})
             value = _allowed(argument)
             call = lambda argument=argument, needed=needed, v=value: factory(**{**kwargs, needed: None, argument: v})
             fails(f"{name}({argument}={value})", call, ValueError, f"{name}: {argument} needs {needed}")

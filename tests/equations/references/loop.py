@@ -65,7 +65,7 @@ def replay(
     own = inspect.signature(reference).parameters
     unknown = ("mask", "per")  # what one array, or one vector, cannot know
     settings = {k: v for k, v in kwargs.items() if k not in unknown or k in own}
-    flat = lambda tree: [_wide(leaf) for leaf in jax.tree.leaves(tree)]
+    flat = lambda tree: [wide(leaf) for leaf in jax.tree.leaves(tree)]
     leaves, treedef = jax.tree.flatten(params)
     decayed = jax.tree.leaves(_expanded(kwargs.get("mask"), params))
     join = lambda arrays: [np.concatenate([a.ravel() for a in arrays])] if whole else arrays
@@ -111,7 +111,8 @@ def _loop(reference: Reference, x: Any, gs: list[Any], xs: list[Any] | None, mas
     return rows
 
 
-def _wide(leaf: Any) -> Any:
+def wide(leaf: Any) -> Any:
+    """A leaf as float64 or complex128 numbers."""
     a = np.asarray(leaf)
     return a.astype(np.complex128 if np.iscomplexobj(a) else np.float64)
 
