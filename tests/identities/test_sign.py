@@ -78,8 +78,3 @@ def test_the_rate_and_the_decay_have_derivatives(factory: Any) -> None:
             step = [1e-6 * (i == k) for k in range(2)]
             around = end(0.1 + step[0], 0.2 + step[1]) - end(0.1 - step[0], 0.2 - step[1])
             np.testing.assert_allclose(slope, around / 2e-6, rtol=1e-7)
-
-
-def test_rprops_bounds_are_in_order() -> None:
-    with pytest.raises(ValueError, match=r"^rprop: min_step_size must be at most max_step_size, got 1\.0 and 0\.1$"):
-        adaptx.rprop(0.5, min_step_size=1.0, max_step_size=0.1)

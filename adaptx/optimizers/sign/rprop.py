@@ -25,10 +25,6 @@ class RpropState(NamedTuple):
 
 def rprop_rule(eta_minus: Any, eta_plus: Any, min_step_size: Any, max_step_size: Any) -> Rule:
     """Rprop's equations on one array; the bounds are absolute, so the rule owns the rate."""
-    if isinstance(min_step_size, float | int) and isinstance(max_step_size, float | int):
-        if min_step_size > max_step_size:
-            bounds = f"got {min_step_size} and {max_step_size}"
-            raise ValueError(f"rprop: min_step_size must be at most max_step_size, {bounds}")
 
     def step(g: Array, s: RpropState, x: Any, t: Clock) -> tuple[Array, RpropState]:
         sign, rate = jnp.sign(g), t.learning_rate
@@ -84,7 +80,8 @@ def rprop(
 
     A constant rate is the first step size and no more, the paper's Delta_0 with Delta = learning_rate*s. A rate that
     changes scales all step sizes at once, and the bounds of Delta, which stay where they are, never force s over the 1
-    it starts from: a warm-up does not end in steps of `max_step_size`. In torch a rate that changes later does nothing.
+    it starts from: a warm-up does not end in steps of `max_step_size`. Bounds that cross the rate, or each other, leave
+    the rate alone: nothing adapts. In torch a rate that changes later does nothing.
     Where a gradient has turned, its parameter waits for one step, and the next step counts as the first, as in torch;
     taking back the last step there (weight backtracking) is left out. Optax emits each update one step late. Both
     multiply the gradients to compare their signs, which underflows; here the signs are multiplied. A complex parameter
