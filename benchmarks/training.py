@@ -44,17 +44,15 @@ class Task(NamedTuple):
 def tasks_on(dataset: Dataset, optimizer: str = BASELINE) -> list[Task]:
     """What an optimizer is shown on: small layers where it keeps a matrix for each, all rows at once where it must."""
     features = dataset.train.x.shape[1]
-    wide, words, batch = None, "", BATCH
-    if is_limited(optimizer):
-        wide, words = 8, ", 8 wide"
-    if optimizer in FULL_BATCH:
-        words, batch = ", all rows", len(dataset.train.x)
+    hidden, layers = (8, ", 8 wide") if is_limited(optimizer) else (None, "")
+    batch, rows = (len(dataset.train.x), ", all rows") if optimizer in FULL_BATCH else (BATCH, "")
     if dataset.classes is not None:
-        return [Task(dataset, "two-layer classifier" + words, (features, wide or 128, dataset.classes), batch)]
-    hidden = wide or 32
+        name = f"two-layer classifier{layers}{rows}"
+        return [Task(dataset, name, (features, hidden or 128, dataset.classes), batch)]
+    hidden = hidden or 32
     return [
-        Task(dataset, "linear regression" + words.removesuffix(", 8 wide"), (features, 1), batch),
-        Task(dataset, "MLP regression" + words, (features, hidden, hidden, 1), batch),
+        Task(dataset, f"linear regression{rows}", (features, 1), batch),
+        Task(dataset, f"MLP regression{layers}{rows}", (features, hidden, hidden, 1), batch),
     ]
 
 

@@ -62,7 +62,7 @@ def stochastic(x: Array, dtype: Any, bits: Array) -> Array:
     """float32 as bfloat16 or float16, up or down with the probabilities that keep the mean, by 32 random bits each.
 
     A 16-bit number is a float32 one with less behind the point: noise is added to what is cut off, and then it is cut
-    off. NaN and Inf pass; a finite number beyond float16's range becomes its largest.
+    off. NaN and Inf pass; a finite number beyond the range becomes its largest.
     """
     drop = jnp.finfo(jnp.float32).nmant - jnp.finfo(dtype).nmant
     noise, cut = bits >> (32 - drop), np.uint32((1 << 32) - (1 << drop))
@@ -78,7 +78,7 @@ def stochastic(x: Array, dtype: Any, bits: Array) -> Array:
 
 def noise(shape: tuple[int, ...], salt: Array) -> Array:
     """32 random bits for each position of an array, from the salt and the position alone: however the array is sharded
-    they are the same, and they cost a tenth of a random generator's."""
+    they are the same."""
     position = jnp.zeros(shape, jnp.uint32)
     for axis, size in enumerate(shape):
         position = position * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)

@@ -20,7 +20,7 @@ from jax.tree_util import FlattenedIndexKey, GetAttrKey, keystr
 
 from adaptx.core.checks import check_kind
 from adaptx.core.registry import checked
-from adaptx.glossary import Argument, is_count
+from adaptx.glossary import GLOSSARY, Argument, is_count
 from adaptx.precision import codecs
 from adaptx.precision.codecs import Codec
 
@@ -74,11 +74,7 @@ class CompressedState(NamedTuple):
 
 
 WORDS = {
-    "tx": Argument(
-        "the optimizer, or chain of transformations, that is wrapped",
-        "an optax.GradientTransformation (what has init and update)",
-        lambda v: not isinstance(v, type) and all(callable(getattr(v, f, None)) for f in ("init", "update")),
-    ),
+    "tx": GLOSSARY["tx"],
     "rules": Argument(
         "which leaves of the state are stored how; the first rule that fits counts, other leaves stay as they are",
         f"{', '.join(map(repr, NAMED))} or a sequence of `Store`",

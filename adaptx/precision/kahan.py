@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ import optax
 from jax import Array
 
 from adaptx.core import checks
-from adaptx.core.registry import checked
+from adaptx.core.registry import Paper, checked
 from adaptx.core.rounding import rounded
 from adaptx.core.rule import Params
 from adaptx.precision.landing import is_short, target, way
@@ -23,7 +24,12 @@ class KahanState(NamedTuple):
     lost: Params  # what the parameters are short of, in their own dtype; None where they have more than 16 bits
 
 
-@checked
+@functools.partial(
+    checked,
+    paper=Paper(
+        "Revisiting BFloat16 Training (Zamirai, Zhang, Aberger, De Sa)", 2020, "https://arxiv.org/abs/2010.06192"
+    ),
+)
 def kahan() -> optax.GradientTransformationExtraArgs:
     """Kahan summation: bfloat16 and float16 parameters with a second number of 16 bits for what rounding took.
 
@@ -45,8 +51,6 @@ def kahan() -> optax.GradientTransformationExtraArgs:
     Errors:
         TypeError: a state that is not this one's; a gradient that is not floating or complex.
         ValueError: no params; trees or shapes that do not fit.
-
-    Source: Revisiting BFloat16 Training (Zamirai, Zhang, Aberger, De Sa), 2020, https://arxiv.org/abs/2010.06192
     """
 
     def init(params: Any) -> KahanState:

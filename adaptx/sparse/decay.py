@@ -13,7 +13,7 @@ from jax.tree_util import keystr, tree_flatten_with_path
 
 from adaptx.core.checks import aligned, expanded_mask, is_none, paths
 from adaptx.core.descent import rate_at
-from adaptx.core.rounding import stochastic, wider
+from adaptx.core.rounding import noise, salted, stochastic, wider
 from adaptx.core.rule import Params
 from adaptx.sparse.rows import UniqueIds, column, flattened, integers, is_rows, known, matching_tables, put, take
 
@@ -147,7 +147,7 @@ def flush(params: Any, state: Any, seed: int | None = None) -> tuple[Any, Any]:
     if missing := [path for path in debts if path not in ours]:
         raise ValueError(f"flush: the state is of other parameters, or of more: {', '.join(missing)} must be there too")
     new = []
-    for number, (path, (_, x)) in enumerate(zip(ours, found, strict=True)):
+    for path, (_, x) in zip(ours, found, strict=True):
         if path not in debts:
             new.append(x)
             continue
@@ -155,8 +155,8 @@ def flush(params: Any, state: Any, seed: int | None = None) -> tuple[Any, Any]:
         _check_table("flush", path, x, paid)
         left = x * _factor(decay, paid, x)
         if seed is not None and x.dtype == jnp.bfloat16:
-            key = jax.random.fold_in(jax.random.key(seed), number)
-            left = stochastic(left.astype(jnp.float32), x.dtype, jax.random.bits(key, x.shape, jnp.uint32))
+            drawn = noise(x.shape, salted(seed, jnp.int32(0), path))
+            left = stochastic(left.astype(jnp.float32), x.dtype, drawn)
         new.append(left.astype(x.dtype))
     every = lambda decay, paid: jax.tree.map(lambda p: jnp.broadcast_to(decay, p.shape), paid)
     settle = lambda s: s._replace(paid=every(jax.tree.leaves(s.log_decay)[0], s.paid)) if _is_decayed(s) else s

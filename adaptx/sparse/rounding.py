@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import optax
 
 from adaptx.core.checks import paths
-from adaptx.core.rounding import stochastic
+from adaptx.core.rounding import noise, salted, stochastic
 from adaptx.sparse.rows import flattened, is_rows, matching_tables, take
 
 
@@ -27,9 +25,9 @@ def stochastically_rounded(tx: optax.GradientTransformationExtraArgs, seed: int)
             raise ValueError("stochastic rounding: update needs params; call update(grads, state, params) with it")
         updates, state = tx.update(updates, state, params, **extra)
         us, treedef, numbers = flattened(updates)
-        key = jax.random.fold_in(jax.random.key(seed), optax.tree_utils.tree_get(state, "count"))
+        count = optax.tree_utils.tree_get(state, "count")
         new = [
-            _rounded(u, x, jax.random.fold_in(key, zlib.crc32(path.encode())))
+            _rounded(u, x, salted(seed, count, path))
             for u, x, path in zip(us, matching_tables("rounding", us, numbers, params), paths(numbers), strict=True)
         ]
         return treedef.unflatten(new), state
@@ -37,12 +35,12 @@ def stochastically_rounded(tx: optax.GradientTransformationExtraArgs, seed: int)
     return optax.GradientTransformationExtraArgs(tx.init, update)
 
 
-def _rounded(u: Any, x: Any, key: Any) -> Any:
+def _rounded(u: Any, x: Any, salt: Any) -> Any:
     """An update that ends on the parameter's own numbers."""
     if u is None or x.dtype != jnp.bfloat16:
         return u
     old = (take(x, u.indices) if is_rows(u) else x).astype(jnp.float32)
     step = (u.values if is_rows(u) else u).astype(jnp.float32)
-    new = stochastic(old + step, x.dtype, jax.random.bits(key, step.shape, jnp.uint32))
+    new = stochastic(old + step, x.dtype, noise(step.shape, salt))
     way = new.astype(jnp.float32) - old
     return u.with_values(way) if is_rows(u) else way
