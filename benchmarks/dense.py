@@ -33,6 +33,7 @@ from adaptx.registry import OPTIMIZERS
 from benchmarks.needs import STAND_INS, supplied
 from benchmarks.side_by_side import (
     Run,
+    Start,
     Times,
     aligned,
     heading,
@@ -261,7 +262,12 @@ def first_calls(
     return seconds, compiled
 
 
-def jax_run(step: jax.stages.Compiled, params: Any, state: Any, grads: Any) -> Run:
+def jax_start(
+    step: jax.stages.Compiled, optimizer: optax.GradientTransformation, host_params: dict[str, np.ndarray], grads: Any
+) -> Run:
+    params = jax.tree.map(jnp.array, host_params)
+    state = jax.tree.map(lambda x: jnp.array(x, copy=True), optimizer.init(params))  # optax's dog keeps `params` itself
+
     def run(steps: int) -> None:
         nonlocal params, state
         for _ in range(steps):
@@ -271,7 +277,7 @@ def jax_run(step: jax.stages.Compiled, params: Any, state: Any, grads: Any) -> R
     return run
 
 
-def torch_runs(pair: Pair, params: dict[str, np.ndarray], grads: dict[str, np.ndarray]) -> dict[str, Run]:
+def torch_starts(pair: Pair, params: dict[str, np.ndarray], grads: dict[str, np.ndarray]) -> dict[str, Start]:
     """torch's optimizer, over all tensors at once (foreach) and in one native kernel (fused), where it has them."""
     try:
         torch = importlib.import_module("torch")  # optional, and its types are of no use here
@@ -280,16 +286,15 @@ def torch_runs(pair: Pair, params: dict[str, np.ndarray], grads: dict[str, np.nd
     if pair.torch is None:
         return {}
     factory = getattr(torch.optim, pair.torch)
-    runs: dict[str, Run] = {}
-    for way in ("foreach", "fused"):
-        if way not in inspect.signature(factory).parameters:
-            continue
+
+    def start(way: str) -> Run:
         tensors = [torch.tensor(params[name], requires_grad=True) for name in params]
         for tensor, name in zip(tensors, params, strict=True):
             tensor.grad = torch.from_numpy(grads[name])
-        optimizer = factory(tensors, lr=RATE, **{way: True}, **pair.torch_arguments)
-        runs[f"torch {way}"] = functools.partial(torch_run, optimizer)
-    return runs
+        return functools.partial(torch_run, factory(tensors, lr=RATE, **{way: True}, **pair.torch_arguments))
+
+    ways = [way for way in ("foreach", "fused") if way in inspect.signature(factory).parameters]
+    return {f"torch {way}": functools.partial(start, way) for way in ways}
 
 
 def torch_run(optimizer: Any, steps: int) -> None:
@@ -329,13 +334,11 @@ def measure(name: str, tree: Tree, repeats: int, tick: Callable[[], None]) -> Ro
 
     params, host_grads = tree.normal(0), tree.normal(1)
     grads = jax.tree.map(jnp.array, host_grads)
-    runs: dict[str, Run] = {}
-    for who, build in builders.items():
-        start = jax.tree.map(jnp.array, params)
-        state = jax.tree.map(lambda x: jnp.array(x, copy=True), build().init(start))  # optax's dog keeps `start` itself
-        runs[who] = jax_run(compiled[who], start, state, grads)
-    runs |= torch_runs(pair, params, host_grads)
-    stepping, steps = step_seconds(runs, repeats, tick)
+    starts: dict[str, Start] = {
+        who: functools.partial(jax_start, compiled[who], build(), params, grads) for who, build in builders.items()
+    }
+    starts |= torch_starts(pair, params, host_grads)
+    stepping, steps = step_seconds(starts, repeats, tick)
 
     return Row(
         name,
@@ -344,7 +347,7 @@ def measure(name: str, tree: Tree, repeats: int, tick: Callable[[], None]) -> Ro
         Times.of(compiling),
         structure_of(pair.build_ours(), compiled["adaptx"], tree),
         structure_of(pair.build_optax(), compiled["optax"], tree),
-        {who: Times.of(stepping, who) for who in runs if who.startswith("torch")},
+        {who: Times.of(stepping, who) for who in starts if who.startswith("torch")},
         (repeats, steps["optax"], len(compiling["optax"])),
     )
 

@@ -23,9 +23,9 @@ import optax
 
 from adaptx.hyperparams import inject_hyperparams, set_hyperparams
 from adaptx.registry import OPTIMIZERS
-from benchmarks.dense import QUICK_NOTE, QUICK_TREES, TREES, Tree, compile_step, jax_run
+from benchmarks.dense import QUICK_NOTE, QUICK_TREES, TREES, Tree, compile_step, jax_start
 from benchmarks.needs import supplied
-from benchmarks.side_by_side import Run, Times, aligned, heading, measured, options, parsed, published, step_seconds
+from benchmarks.side_by_side import Start, Times, aligned, heading, measured, options, parsed, published, step_seconds
 
 TARGET = 1.05
 RATE = 1e-3
@@ -77,16 +77,15 @@ def traced_by_changes(name: str, tree: Tree) -> int:
 
 def measure(name: str, tree: Tree, repeats: int, tick: Callable[[], None]) -> Row:
     params, grads = tree.normal(0), jax.tree.map(jnp.array, tree.normal(1))
-    runs: dict[str, Run] = {}
+    starts: dict[str, Start] = {}
     compiled: dict[str, jax.stages.Compiled] = {}
     for who, build in builders(name).items():
-        tx, start = build(), jax.tree.map(jnp.array, params)
+        tx = build()
         compiled[who] = compile_step(tx, tree)
-        state = jax.tree.map(lambda x: jnp.array(x, copy=True), tx.init(start))
-        runs[who] = jax_run(compiled[who], start, state, grads)
-    seconds, _ = step_seconds(runs, repeats, tick)
-    theirs = Times.of(seconds, "optax injected", "optax closed over", "again") if "optax injected" in runs else None
-    pair: list[Any] = [(compiled[who].cost_analysis(), compiled[who].memory_analysis()) for who in list(runs)[:2]]
+        starts[who] = functools.partial(jax_start, compiled[who], tx, params, grads)
+    seconds, _ = step_seconds(starts, repeats, tick)
+    theirs = Times.of(seconds, "optax injected", "optax closed over", "again") if "optax injected" in starts else None
+    pair: list[Any] = [(compiled[who].cost_analysis(), compiled[who].memory_analysis()) for who in list(starts)[:2]]
     moved = tuple(cost["bytes accessed"] / tree.parameters for cost, _ in pair)
     held = tuple(memory.temp_size_in_bytes for _, memory in pair)
     return Row(
