@@ -24,7 +24,15 @@ from adaptx.core.rule import Like, Rule
 initialised: ContextVar[Any] = ContextVar("initialised", default=lambda name: None)
 
 
-def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTransformationExtraArgs:
+class Lifted(optax.GradientTransformationExtraArgs):
+    """A rule's transformation, which says what it was made of."""
+
+    name: str
+    rule: Rule
+    then: Descent | None
+
+
+def lift(name: str, rule: Rule, then: Descent | None = None) -> Lifted:
     """The rule as a transformation; with `then`, the ready optimizer. `name` is what errors call it."""
     first = {field: slot for field, slot in rule.slots.items() if slot is not None}
     owns_rate = "learning_rate" in rule.needs
@@ -137,7 +145,9 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> optax.GradientTr
         fields = {f: treedef.unflatten([slots[i][f] for i in range(len(gs))]) for f in first}
         return treedef.unflatten(us), rule.State(count=count, **fields, **scalars)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    lifted = Lifted(init, update)
+    lifted.name, lifted.rule, lifted.then = name, rule, then
+    return lifted
 
 
 def _folded(key: Array, path: str) -> Array:

@@ -5,6 +5,7 @@ from adaptx.precision.compress import CompressedState, Store, Stored, compress_s
 from adaptx.precision.kahan import KahanState, kahan
 from adaptx.precision.master_weights import MasterWeightsState, master_weights
 from adaptx.precision.memory import Leaf, Memory, memory
+from adaptx.precision.step import step
 from adaptx.precision.stochastic_rounding import StochasticRoundingState, stochastic_rounding
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "kahan",
     "master_weights",
     "memory",
+    "step",
     "stochastic_rounding",
 ]

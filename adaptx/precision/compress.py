@@ -67,6 +67,12 @@ class Stored:
         return cls(*children, *form)
 
 
+class Compressed(optax.GradientTransformationExtraArgs):
+    """What compress_state gives, which says around what."""
+
+    tx: optax.GradientTransformationExtraArgs
+
+
 class CompressedState(NamedTuple):
     """The state of compress_state."""
 
@@ -89,9 +95,7 @@ def _are_rules(value: Any) -> bool:
 
 
 @functools.partial(checked, words=WORDS)
-def compress_state(
-    tx: Any, rules: str | Sequence[Store] = "8bit", block: int = 128
-) -> optax.GradientTransformationExtraArgs:
+def compress_state(tx: Any, rules: str | Sequence[Store] = "8bit", block: int = 128) -> Compressed:
     """Compressed state: `tx` with its state stored in fewer bits, decoded for each update and encoded after it.
 
     Step:
@@ -123,11 +127,13 @@ def compress_state(
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, CompressedState]:
         check_kind("compress_state", CompressedState, state)
-        full = jax.tree.map(_decoded, state.inner, is_leaf=is_stored)
+        full = jax.tree.map(decoded, state.inner, is_leaf=is_stored)
         us, new = tx.update(updates, full, params, **extra)
         return us, CompressedState(jax.tree.map(_encoded_like, state.inner, new, is_leaf=is_stored))
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    compressed = Compressed(init, update)
+    compressed.tx = tx
+    return compressed
 
 
 def is_stored(x: Any) -> bool:
@@ -163,34 +169,45 @@ def _fits(store: Store, path: Any, leaf: Any) -> bool:
     return re.search(store.path, keystr(path[at + 1 :])) is not None
 
 
-def _on_shards(f: Any, sharding: NamedSharding | None, encodes: bool) -> Any:
+def specs(sharding: NamedSharding | None) -> tuple[PartitionSpec, PartitionSpec]:
+    """How a leaf is split over the mesh, and how the rows of its blocks are."""
+    return (sharding.spec, PartitionSpec(_axes(sharding))) if sharding else (PartitionSpec(), PartitionSpec())
+
+
+def on_shards(f: Any, sharding: NamedSharding | None, into: Any, out: Any) -> Any:
     """f on each shard of a leaf by itself, which moves nothing between devices."""
-    if sharding is None:
-        return f
-    leaf, rows = sharding.spec, PartitionSpec(_axes(sharding))
-    into, out = (leaf, rows) if encodes else (rows, leaf)
-    return jax.shard_map(f, mesh=sharding.mesh, in_specs=(into,), out_specs=out)
+    return jax.shard_map(f, mesh=sharding.mesh, in_specs=into, out_specs=out) if sharding else f
+
+
+def rows_of(x: Array, codec: Codec, block: int) -> Any:
+    """An array in its codec's form, a row for each block."""
+    flat = x.astype(jnp.float32).reshape(-1)
+    return codec.encode(jnp.pad(flat, (0, -flat.size % block)).reshape(-1, block))
+
+
+def array_of(parts: Any, codec: Codec, shape: tuple[int, ...], dtype: Any) -> Array:
+    """The array that such rows are for."""
+    return codec.decode(parts).reshape(-1)[: math.prod(shape)].reshape(shape).astype(dtype)
+
+
+def block_of(s: Stored) -> int:
+    """How many numbers share a scale."""
+    return jax.eval_shape(s.codec.decode, s.parts).shape[-1]
 
 
 def _encoded(x: Array, sharding: NamedSharding | None, codec: Codec, block: int) -> Stored:
-    def rows(x: Array) -> Any:
-        flat = x.astype(jnp.float32).reshape(-1)
-        return codec.encode(jnp.pad(flat, (0, -flat.size % block)).reshape(-1, block))
-
-    return Stored(_on_shards(rows, sharding, True)(x), x.shape, np.dtype(x.dtype), sharding, codec)
+    leaf, rows = specs(sharding)
+    encode = on_shards(lambda x: rows_of(x, codec, block), sharding, (leaf,), rows)
+    return Stored(encode(x), x.shape, np.dtype(x.dtype), sharding, codec)
 
 
-def _decoded(s: Any) -> Any:
+def decoded(s: Any) -> Any:
     """The leaf that was encoded; what is none passes."""
     if not is_stored(s):
         return s
-    shape = s.sharding.shard_shape(s.shape) if s.sharding else s.shape
-    leaf = lambda parts: s.codec.decode(parts).reshape(-1)[: math.prod(shape)].reshape(shape).astype(s.dtype)
-    return _on_shards(leaf, s.sharding, False)(s.parts)
+    (leaf, rows), shape = specs(s.sharding), s.sharding.shard_shape(s.shape) if s.sharding else s.shape
+    return on_shards(lambda parts: array_of(parts, s.codec, shape, s.dtype), s.sharding, (rows,), leaf)(s.parts)
 
 
 def _encoded_like(old: Any, new: Any) -> Any:
-    if not is_stored(old):
-        return new
-    width = jax.eval_shape(old.codec.decode, old.parts).shape[-1]
-    return _encoded(new.astype(old.dtype), old.sharding, old.codec, width)
+    return _encoded(new.astype(old.dtype), old.sharding, old.codec, block_of(old)) if is_stored(old) else new

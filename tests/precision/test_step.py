@@ -1,0 +1,240 @@
+"""The step in place: what update and apply_updates give, in almost no memory."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+import adaptx
+from adaptx import precision
+from adaptx.hyperparams import inject_hyperparams
+from adaptx.precision import Store, codecs, compress_state
+from benchmarks.needs import STAND_INS
+from tests.conformance.cases import CASES, PER_OPTIMIZER, Case
+
+NAMED = ("bfloat16", "8bit", "4bit")
+named = pytest.mark.parametrize("rules", NAMED)
+# Beside one of four chunks and a rest of half a block: one of two chunks, one too small for a loop, a number.
+SHAPES = {"w": (1100, 250), "two": (80_000,), "small": (48, 100), "s": ()}
+
+
+def tree(seed: int, dtype: Any = jnp.float32, shapes: Any = None) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    return {name: jnp.asarray(rng.normal(size=shape), dtype) for name, shape in (shapes or SHAPES).items()}
+
+
+def both(tx: Any, dtype: Any = jnp.float32, steps: int = 3, shapes: Any = None, needs: Any = ()) -> Any:
+    """(params, state) after `step` and after `update` and `apply_updates`."""
+
+    def ended(once: Any) -> Any:
+        params = tree(0, dtype, shapes)
+        state, step = tx.init(params), jax.jit(once, donate_argnums=(1, 2))
+        for i in range(steps):
+            grads = tree(i + 1, dtype, shapes)
+            extra = {need: STAND_INS[need](grads, params) for need in needs if need != "params"}
+            params, state = step(grads, params, state, **extra)
+        return params, state
+
+    def apart(grads: Any, params: Any, state: Any, **extra: Any) -> Any:
+        updates, state = tx.update(grads, state, params, **extra)
+        return optax.apply_updates(params, updates), state
+
+    return ended(functools.partial(precision.step, tx)), ended(apart)
+
+
+def assert_same(walked: Any, apart: Any, off: float = 2e-6) -> None:
+    """To rounding; where that makes a code another one, to a code, for a few numbers of a thousand."""
+    assert jax.tree.structure(walked) == jax.tree.structure(apart)
+    for a, b in zip(jax.tree.leaves(walked), jax.tree.leaves(apart), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        wrong = np.abs(a - b) > off * (1 + np.abs(b))
+        assert np.mean(wrong) <= 2e-3, f"{np.mean(wrong):.4f} of the numbers differ"
+
+
+def loops(tx: Any, shapes: Any = None) -> int:
+    """How many loops a step has."""
+    params = tree(0, shapes=shapes)
+    text = str(jax.make_jaxpr(functools.partial(precision.step, tx))(params, params, tx.init(params)))
+    return text.count(" while[")
+
+
+# Cases of which every number is for itself.
+BY_ELEMENT = [case for case in CASES if set(case.entry.reduces) == {"element"}]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case.id, marks=() if case in PER_OPTIMIZER and case.index else pytest.mark.slow)
+        for case in BY_ELEMENT
+    ],
+)
+def test_it_is_update_and_apply_updates(case: Case) -> None:
+    """Of every optimizer that it walks, with everything stored in 16 bits that can be."""
+    tx = case.entry.factory(**case.kwargs)
+    state = tx.init({"w": jnp.ones((3,))})
+    everything = [Store(field, codecs.bfloat16, min_size=1) for field in state._fields]
+    compressed, shapes = compress_state(tx, everything), {"w": (1100, 70), "s": ()}
+    walked, apart = both(compressed, shapes=shapes, needs=case.flag("needs"))
+    assert_same(walked, apart)
+
+
+@named
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_codecs_and_parameters(rules: str, dtype: str) -> None:
+    tx = compress_state(adaptx.adamw(1e-2, weight_decay=0.1), rules)
+    walked, apart = both(tx, jnp.dtype(dtype))
+    assert_same(walked, apart, 2e-6 if dtype == "float32" else 1e-2)
+
+
+def test_which_leaves_are_walked() -> None:
+    """Large ones of which something is compressed: a loop for its chunks, and one for the rest."""
+    adam = adaptx.adam(0.1)
+    assert loops(compress_state(adam)) == 4
+    assert loops(compress_state(adam, [Store("nu", codecs.bfloat16, path="two")])) == 2
+    assert loops(compress_state(adam, [])) == 0
+    assert loops(compress_state(adaptx.lamb(0.1))) == 0, "it looks at whole tensors"
+    assert loops(compress_state(optax.adam(0.1))) == 0
+    assert loops(compress_state(optax.chain(optax.clip_by_global_norm(1.0), adam))) == 0
+    assert loops(compress_state(adam, block=1 << 17), {"w": (1 << 18,)}) == 1, "a chunk is a block at least"
+
+
+@pytest.mark.parametrize(
+    "tx", [adaptx.lamb(0.1), optax.adam(0.1), inject_hyperparams(adaptx.adam)(0.1)], ids=["lamb", "optax", "injected"]
+)
+def test_around_others(tx: Any) -> None:
+    """What is not walked is updated all the same."""
+    assert_same(*both(compress_state(tx), shapes={"w": (80, 1000)}))
+
+
+def test_masks_schedules_and_traced_rates() -> None:
+    """A mask sees the parameters as they are, not chunks of them; a schedule counts steps, not chunks."""
+    matrices = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
+    rate = optax.linear_schedule(0.1, 0.0, 5)
+    tx = compress_state(adaptx.adamw(rate, weight_decay=0.5, mask=matrices))
+    walked, apart = both(tx)
+    assert_same(walked, apart)
+    free = compress_state(adaptx.adamw(rate, weight_decay=0.5, mask=False))
+    assert_same(both(free)[0][0]["two"], walked[0]["two"])
+    assert not np.allclose(both(free)[0][0]["w"], walked[0]["w"])
+
+    @jax.jit
+    def stepped(rate: Any) -> Any:
+        tx, params = compress_state(adaptx.adam(rate)), tree(0)
+        return precision.step(tx, tree(1), params, tx.init(params))[0]
+
+    moved = {lr: stepped(jnp.float32(lr))["w"] - tree(0)["w"] for lr in (0.1, 0.2)}
+    np.testing.assert_allclose(moved[0.2], 2 * moved[0.1], rtol=1e-3)
+
+
+def test_no_gradient() -> None:
+    """A None leaves its parameter and its state alone; others are not moved by it."""
+    tx, params = compress_state(adaptx.adam(0.1)), tree(0)
+    state = tx.init(params)
+    new, after = precision.step(tx, {**tree(1), "two": None}, params, state)
+    whole, _ = precision.step(tx, tree(1), params, state)
+    np.testing.assert_array_equal(new["two"], params["two"])
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, after.inner.mu["two"], state.inner.mu["two"]))
+    for name in ("w", "small", "s"):
+        np.testing.assert_array_equal(new[name], whole[name])
+    assert after.inner.count == 1
+
+
+@named
+def test_what_it_takes(rules: str) -> None:
+    """Temporary memory of at most half a byte a parameter, whole chunks or not, and everything donated."""
+    for shape in ((1024, 1024), (1000, 1049)):
+        tx = compress_state(adaptx.adamw(1e-2), rules)
+        params = {f"w{i}": jax.ShapeDtypeStruct(shape, jnp.float32) for i in range(4)}
+        compiled = jax.jit(functools.partial(precision.step, tx), donate_argnums=(1, 2))
+        memory = compiled.lower(params, params, jax.eval_shape(tx.init, params)).compile().memory_analysis()
+        assert memory is not None
+        count = 4 * shape[0] * shape[1]
+        assert memory.temp_size_in_bytes <= 0.5 * count
+        assert memory.output_size_in_bytes - memory.alias_size_in_bytes <= 1024
+
+
+@pytest.mark.parametrize("spec", [("a", "b"), (None, "a")])
+def test_shards_are_walked_where_they_are(spec: Any) -> None:
+    mesh = jax.make_mesh((2, 4), ("a", "b"))
+    sharding = NamedSharding(mesh, PartitionSpec(*spec))
+    tx, shapes = compress_state(adaptx.adam(0.1)), {"w": (1040, 1024)}
+    put = lambda seed: jax.tree.map(lambda x: jax.device_put(x, sharding), tree(seed, shapes=shapes))
+    params, step = put(0), jax.jit(functools.partial(precision.step, tx))
+    state, apart = tx.init(params), put(0)
+    text = step.lower(put(1), params, state).compile().as_text()
+    assert " while(" in text
+    assert not [op for op in ("all-gather", "all-to-all", "collective-permute", "all-reduce") if op in text]
+    other = state
+    for i in range(2):
+        params, state = step(put(i + 1), params, state)
+        updates, other = jax.jit(tx.update)(put(i + 1), other, apart)
+        apart = optax.apply_updates(apart, updates)
+    assert params["w"].sharding.is_equivalent_to(sharding, 2)
+    assert_same((params, state), (apart, other))
+
+
+def test_scanned() -> None:
+    tx, params = compress_state(adaptx.adamw(1e-2), "4bit"), tree(0)
+    body = lambda carry, g: (precision.step(tx, g, *carry), None)
+    grads = jax.tree.map(lambda *gs: jnp.stack(gs), tree(1), tree(2), tree(3))
+    scanned, _ = jax.lax.scan(body, (params, tx.init(params)), grads)
+    assert_same(scanned, both(tx)[1])
+
+
+@named
+def test_a_nan_poisons_its_block_at_most(rules: str) -> None:
+    tx, params = compress_state(adaptx.adam(0.01), rules), tree(0)
+    bad = {**tree(1), "two": tree(1)["two"].at[70_000].set(jnp.nan)}
+    params, state = precision.step(tx, bad, params, tx.init(params))
+    params, _ = precision.step(tx, tree(2), params, state)
+    lost = np.flatnonzero(~np.isfinite(params["two"]))
+    assert 1 <= len(lost) <= 128
+    assert set(lost // 128) == {70_000 // 128}
+    assert all(np.all(np.isfinite(params[name])) for name in ("w", "small", "s"))
+
+
+TX = compress_state(adaptx.adam(0.1))
+STATE = TX.init(tree(0))
+WRONG = {**tree(1), "w": jnp.ones((250, 1100))}  # as many numbers
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (lambda: precision.step(adaptx.adam(0.1), tree(1), tree(0), STATE), "precision.step: tx must be what compress"),
+        (
+            lambda: precision.step(TX, tree(1), tree(0), STATE.inner),
+            "precision.step: the state must be the CompressedState that init gives, got AdamState",
+        ),
+        (lambda: precision.step(TX, tree(1), None, STATE), "precision.step: adam: update needs params"),
+        (lambda: precision.step(TX, WRONG, tree(0), STATE), "precision.step: adam: the gradient at ['w'] must be like"),
+        (
+            lambda: precision.step(TX, WRONG, {**tree(0), "w": WRONG["w"]}, STATE),
+            "precision.step: adam: the `mu` of the gradient at ['w'] must be like",
+        ),
+        (lambda: precision.step(TX, {}, tree(0), STATE), "precision.step: adam: gradients and parameters differ"),
+        (
+            lambda: precision.step(compress_state(adaptx.lion(0.1)), tree(1), tree(0), STATE),
+            "precision.step: lion: the state must be the LionState that init gives, got AdamState",
+        ),
+        (
+            lambda: precision.step(compress_state(adaptx.sophia(0.1)), tree(1), tree(0), STATE),
+            "sophia: the state must be the SophiaState that init gives, got AdamState",
+        ),
+    ],
+)
+def test_bad_arguments(call: Callable[[], Any], line: str) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        call()
+    assert str(caught.value).startswith(line)
+    assert "\n" not in str(caught.value)
