@@ -18,7 +18,7 @@ find    = $$(python3 .ci/find_python.py $(1))
 install = -m pip install -qq --editable
 report  = -m pip list --format freeze 2>/dev/null | grep -E '^(jax|jaxlib|optax|chex|numpy|flax)=='
 
-.PHONY: demo test test-fast test-all test-latest test-oldest lint bench bench-dense bench-sparse bench-embeddings bench-injection bench-sweep mutate parity clean
+.PHONY: demo test test-fast test-all test-latest test-oldest lint bench bench-dense bench-sparse bench-embeddings bench-injection bench-sweep bench-precision mutate parity clean
 
 demo: .venv/stamp
 	$(PY) -m benchmarks.demo $(ARGS)
@@ -47,7 +47,7 @@ lint: .venv/stamp
 	$(PYRIGHT)
 	$(PYRIGHT) --verifytypes adaptx --ignoreexternal
 
-bench: bench-dense bench-sparse bench-embeddings bench-injection bench-sweep
+bench: bench-dense bench-sparse bench-embeddings bench-injection bench-sweep bench-precision
 
 bench-dense: .venv/stamp
 	$(PY) -m benchmarks.dense $(ARGS)
@@ -63,6 +63,9 @@ bench-injection: .venv/stamp
 
 bench-sweep: .venv/stamp
 	$(PY) -m benchmarks.sweep $(ARGS)
+
+bench-precision: .venv/stamp
+	$(PY) -m benchmarks.precision $(ARGS)
 
 mutate: .venv/stamp
 	$(PY) tests/mutate.py $(ARGS)

@@ -26,6 +26,7 @@ class Argument(NamedTuple):
     none: str = ""  # what None means, where it is allowed
     needs: str = ""  # the argument without which this one would change nothing
     limit: bool = False  # refuses what is beyond it, and changes nothing else
+    storage: bool = False  # how the state is stored: no part of the equations
 
 
 def is_number(value: Any) -> bool:
@@ -41,6 +42,14 @@ def is_flag(value: Any) -> bool:
     """One bool, of Python, NumPy or JAX, whose value is known."""
     array = getattr(value, "dtype", None) == np.bool_ and not value.ndim
     return isinstance(value, bool) or (array and not isinstance(value, Tracer))
+
+
+def is_storage(value: Any) -> bool:
+    """A dtype that state may be stored in, or its name."""
+    try:
+        return jnp.dtype(value) in map(jnp.dtype, ("bfloat16", "float16", "float32", "float64"))
+    except TypeError:
+        return False
 
 
 def is_count(value: Any, least: int = 0) -> bool:
@@ -105,6 +114,14 @@ GLOSSARY: dict[str, Argument] = {
         none="off",
     ),
     "mask": _mask("where the decay applies; needs weight_decay", none="everywhere", needs="weight_decay"),
+    "state_dtype": Argument(
+        "what state arrays of a parameter's shape are stored in, all or by field; the step is float32 or wider",
+        "bfloat16, float16, float32 or float64, or a dict of fields with these",
+        lambda v: bool(v) and all(map(is_storage, v.values() if isinstance(v, dict) else [v])),
+        static=True,
+        none="float32, or as wide as the parameter",
+        storage=True,
+    ),
     "initial_accumulator": _size("the second moment's first value"),
     "lr_decay": _size("the rate at step t is divided by 1 + (t - 1) lr_decay", none="off"),
     "l1": _size("l1 penalty, by the proximal step: small weights become exactly zero", none="off"),
@@ -209,6 +226,9 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "scale_by_rmsprop.decay": ("b2",),
     "rho": ("b2",),
     "weight_decay_mask": ("mask",),
+    "mu_dtype": ("state_dtype",),
+    "accumulator_dtype": ("state_dtype",),
+    "dtype_momentum": ("state_dtype",),
     "init_step": ("initial_distance",),
     "sophia.rho": ("gamma",),
     "scale_by_sophia.rho": ("gamma",),

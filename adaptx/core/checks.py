@@ -11,8 +11,10 @@ from jax.core import Tracer
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from adaptx.core.rounding import real
-from adaptx.core.rule import Like
+from adaptx.core.rule import Like, Slot, narrowed
 from adaptx.glossary import is_flag
+
+_ANY = jax.ShapeDtypeStruct((2, 3), jnp.float32)
 
 
 def is_none(x: Any) -> bool:
@@ -130,6 +132,19 @@ def matching_state(name: str, grads: Any, at: list[str], gs: list[Any], state: A
                     leaves[i] = jax.tree.unflatten(jax.tree.structure(like), parts)
                 check_like(f"{name}: the `{field}` of the gradient at {path}", like, leaves[i])
     return {i: {field: leaves[i] for field, leaves in by_field.items()} for i in range(len(gs))}
+
+
+def narrowed_slots(name: str, slots: dict[str, Slot], state_dtype: Any) -> dict[str, Slot]:
+    """The slots in the dtype, or by field in the dtypes, that are asked for; what it would not reach is said."""
+    if state_dtype is None:
+        return slots
+    shaped = lambda slot: any(a.shape == (2, 3) for a in jax.tree.leaves(jax.eval_shape(slot, _ANY)))
+    arrays = [field for field, slot in slots.items() if shaped(slot)]
+    asked = state_dtype if isinstance(state_dtype, dict) else dict.fromkeys(arrays, state_dtype)
+    if not asked or not asked.keys() <= set(arrays):
+        unknown = ", ".join(str(field) for field in asked if field not in arrays) if arrays else "array"
+        raise ValueError(f"{name}: state_dtype: no {unknown} to store; there are {', '.join(arrays) or 'none'}")
+    return {f: narrowed(slot, asked[f]) if f in asked else slot for f, slot in slots.items()}
 
 
 def shown(value: Any) -> str:

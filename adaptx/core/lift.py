@@ -7,7 +7,7 @@ gradients, sums over the tree, the casts back, and the checks.
 import functools
 import zlib
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,17 +24,28 @@ from adaptx.core.rule import Like, Rule
 initialised: ContextVar[Any] = ContextVar("initialised", default=lambda name: None)
 
 
-class Lifted(optax.GradientTransformationExtraArgs):
-    """A rule's transformation, which says what it was made of."""
+class Made(NamedTuple):
+    """What a transformation was made of."""
 
     name: str
     rule: Rule
     then: Descent | None
 
 
-def lift(name: str, rule: Rule, then: Descent | None = None) -> Lifted:
+class _Lifted(optax.GradientTransformationExtraArgs):
+    made: Made
+
+
+def made_of(tx: Any) -> Made | None:
+    """What `lift` made a transformation of; None of others, and of those with something around."""
+    return tx.made if isinstance(tx, _Lifted) else None
+
+
+def lift(
+    name: str, rule: Rule, then: Descent | None = None, state_dtype: Any = None
+) -> optax.GradientTransformationExtraArgs:
     """The rule as a transformation; with `then`, the ready optimizer. `name` is what errors call it."""
-    first = {field: slot for field, slot in rule.slots.items() if slot is not None}
+    first = checks.narrowed_slots(name, {f: slot for f, slot in rule.slots.items() if slot is not None}, state_dtype)
     owns_rate = "learning_rate" in rule.needs
     extras = [need for need in rule.needs if need not in ("learning_rate", "params")]
     uses_params = then is not None and (then.weight_decay is not None or then.scale is not None)
@@ -145,8 +156,8 @@ def lift(name: str, rule: Rule, then: Descent | None = None) -> Lifted:
         fields = {f: treedef.unflatten([slots[i][f] for i in range(len(gs))]) for f in first}
         return treedef.unflatten(us), rule.State(count=count, **fields, **scalars)
 
-    lifted = Lifted(init, update)
-    lifted.name, lifted.rule, lifted.then = name, rule, then
+    lifted = _Lifted(init, update)
+    lifted.made = Made(name, rule, then)
     return lifted
 
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
@@ -64,6 +65,14 @@ class Like:
     def __call__(self, x: Any) -> Array:
         full = jnp.full_like(x, self.value, dtype=self.dtype_of(accumulator_dtype(x)))
         return jnp.where(x != x, full, full) if isinstance(x, Tracer) else full
+
+
+def narrowed(slot: Slot, dtype: Any) -> Slot:
+    """The slot, with what has the parameter's shape stored in a dtype; complex numbers stay as they are."""
+    kept = lambda own: own if jnp.issubdtype(own, jnp.complexfloating) else jnp.dtype(dtype)
+    if isinstance(slot, Like):
+        return Like(slot.value, lambda wide: kept(slot.dtype_of(wide)))
+    return lambda x: jax.tree.map(lambda a: a.astype(kept(a.dtype)) if a.shape == jnp.shape(x) else a, slot(x))
 
 
 def filled(value: Any) -> Slot:

@@ -67,10 +67,13 @@ class Stored:
         return cls(*children, *form)
 
 
-class Compressed(optax.GradientTransformationExtraArgs):
-    """What compress_state gives, which says around what."""
-
+class _Compressed(optax.GradientTransformationExtraArgs):
     tx: optax.GradientTransformationExtraArgs
+
+
+def inside(tx: Any) -> Any:
+    """The optimizer that `compress_state` was given; None of what is not from there."""
+    return tx.tx if isinstance(tx, _Compressed) else None
 
 
 class CompressedState(NamedTuple):
@@ -95,7 +98,9 @@ def _are_rules(value: Any) -> bool:
 
 
 @functools.partial(checked, words=WORDS)
-def compress_state(tx: Any, rules: str | Sequence[Store] = "8bit", block: int = 128) -> Compressed:
+def compress_state(
+    tx: Any, rules: str | Sequence[Store] = "8bit", block: int = 128
+) -> optax.GradientTransformationExtraArgs:
     """Compressed state: `tx` with its state stored in fewer bits, decoded for each update and encoded after it.
 
     Step:
@@ -131,7 +136,7 @@ def compress_state(tx: Any, rules: str | Sequence[Store] = "8bit", block: int = 
         us, new = tx.update(updates, full, params, **extra)
         return us, CompressedState(jax.tree.map(_encoded_like, state.inner, new, is_leaf=is_stored))
 
-    compressed = Compressed(init, update)
+    compressed = _Compressed(init, update)
     compressed.tx = tx
     return compressed
 

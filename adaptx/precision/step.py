@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import optax
 
 from adaptx.core import checks
-from adaptx.core.lift import Lifted, lift
-from adaptx.precision.compress import Compressed, CompressedState, block_of, is_stored
+from adaptx.core.lift import Made, lift, made_of
+from adaptx.core.registry import OPTIMIZERS
+from adaptx.precision.compress import CompressedState, block_of, inside, is_stored
 from adaptx.precision.walk import Walk
-from adaptx.registry import OPTIMIZERS
 
 CHUNK = 1 << 16  # numbers; more only takes more memory, fewer are slower
 LEAST = 1 << 16  # numbers; a smaller leaf is not worth the loop that the compiler must make for it
@@ -50,11 +50,12 @@ def step(tx: Any, grads: Any, params: Any, state: Any, **extra: Any) -> tuple[An
 
     Source: the papers of the optimizers; the order of reads and writes is this library's.
     """
-    if not isinstance(tx, Compressed):
+    inner = inside(tx)
+    if inner is None:
         raise TypeError(f"precision.step: tx must be what compress_state gives, got {checks.shown(tx)}")
     checks.check_kind("precision.step", CompressedState, state)
-    inner: Any = tx.tx
-    walks = _walks(inner, grads, params, state.inner) if _by_element(inner) else {}
+    made = made_of(inner)
+    walks = _walks(made, grads, params, state.inner) if made and _by_element(made) else {}
     if not walks:
         updates, state = tx.update(grads, state, params, **extra)
         return optax.apply_updates(params, updates), state
@@ -81,17 +82,17 @@ def step(tx: Any, grads: Any, params: Any, state: Any, **extra: Any) -> tuple[An
     return among(params, {**xs, **{i: x for i, (x, _) in walked.items()}}), CompressedState(new._replace(**slots))
 
 
-def _by_element(tx: Any) -> bool:
+def _by_element(made: Made) -> bool:
     """Whether each number's update looks at that number alone, in every case that the registry has."""
-    entry = OPTIMIZERS.get(tx.name.removeprefix("scale_by_")) if isinstance(tx, Lifted) else None
-    return entry is not None and not tx.rule.trees and set(entry.reduces) == {"element"}
+    entry = OPTIMIZERS.get(made.name.removeprefix("scale_by_"))
+    return entry is not None and not made.rule.trees and set(entry.reduces) == {"element"}
 
 
-def _walks(tx: Lifted, grads: Any, params: Any, state: Any) -> dict[int, Walk]:
+def _walks(made: Made, grads: Any, params: Any, state: Any) -> dict[int, Walk]:
     """By position, the leaves that are walked through: large ones of which something is compressed."""
-    name, first = f"precision.step: {tx.name}", {f: slot for f, slot in tx.rule.slots.items() if slot is not None}
+    name, first = f"precision.step: {made.name}", {f: slot for f, slot in made.rule.slots.items() if slot is not None}
     checks.require(name, ["params"], {"params": params})
-    checks.check_kind(name, tx.rule.State, state)
+    checks.check_kind(name, made.rule.State, state)
     grads = jax.tree.map(checks.array, grads, is_leaf=checks.is_none)
     at, gs = checks.paths(grads), jax.tree.leaves(grads, is_leaf=checks.is_none)
     xs = checks.matching_tree(name, grads, at, gs, params)
@@ -99,7 +100,7 @@ def _walks(tx: Lifted, grads: Any, params: Any, state: Any) -> dict[int, Walk]:
     forms = {f: jax.tree.map(full, getattr(state, f), is_leaf=is_stored) for f in first}
     checks.matching_state(name, grads, at, gs, forms, first)
     slots = {f: checks.aligned(name, grads, getattr(state, f), f"state fields `{f}`") for f in first}
-    decayed = checks.expanded_mask(name, tx.then.mask if tx.then else None, params, grads)
+    decayed = checks.expanded_mask(name, made.then.mask if made.then else None, params, grads)
     walks = {}
     for i, g in enumerate(gs):
         own = {f: slots[f][i] for f in first}
@@ -111,7 +112,7 @@ def _walks(tx: Lifted, grads: Any, params: Any, state: Any) -> dict[int, Walk]:
         blocks = math.prod(shard.shard_shape(g.shape) if shard else g.shape) // block
         if blocks < max(LEAST // block, 2):
             continue
-        then = tx.then and tx.then._replace(mask=None, weight_decay=tx.then.weight_decay if decayed[i] else None)
+        then = made.then and made.then._replace(mask=None, weight_decay=made.then.weight_decay if decayed[i] else None)
         chunk = block * max(min(blocks // 2, CHUNK // block), 1)
-        walks[i] = Walk(lift(tx.name, tx.rule, then), g, xs[i], own, chunk)
+        walks[i] = Walk(lift(made.name, made.rule, then), g, xs[i], own, chunk)
     return walks

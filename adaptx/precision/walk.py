@@ -12,7 +12,6 @@ import optax
 from jax import Array
 from jax.sharding import PartitionSpec
 
-from adaptx.core.lift import Lifted
 from adaptx.precision.codecs import Codec
 from adaptx.precision.compress import array_of, block_of, decoded, is_stored, on_shards, rows_of, specs
 
@@ -20,7 +19,7 @@ from adaptx.precision.compress import array_of, block_of, decoded, is_stored, on
 class Walk(NamedTuple):
     """A leaf that is updated a chunk after the other."""
 
-    tx: Lifted  # for this array alone
+    tx: optax.GradientTransformationExtraArgs  # for this array alone
     g: Array
     x: Array
     slots: dict[str, Any]  # arrays, or `Stored`

@@ -128,7 +128,7 @@ KERAS = Framework(
     ),
 )
 
-_STORED = "leave it out: what is stored has float32 or wider here"
+_STORED = "leave it out: what is stored is float32 or wider, and as the library's own factory says by state_dtype"
 OPTAX = Framework(
     "optax",
     dict(

@@ -15,7 +15,7 @@ from tests.conformance.law import LAWS
 DUE = """
     A1 A3 A4 A5
     B1 B2 B3 B4 B5 B6 B7 B8 B9
-    C1 C2 C3 C4 C5
+    C1 C2 C3 C4 C5 C6
     D1 D2
     E1 E2 E3 E4 E5 E7
     F1 F2 F3 F4 F5 F6

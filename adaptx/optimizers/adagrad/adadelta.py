@@ -35,9 +35,11 @@ def adadelta_rule(b2: Any, eps: Any, eps_root: Any) -> Rule:
 
 
 @checked
-def scale_by_adadelta(b2: Any = 0.95, *, eps: Any = 0.0, eps_root: Any = 1e-6) -> optax.GradientTransformationExtraArgs:
+def scale_by_adadelta(
+    b2: Any = 0.95, *, eps: Any = 0.0, eps_root: Any = 1e-6, state_dtype: Any = None
+) -> optax.GradientTransformationExtraArgs:
     """The direction of `adadelta`: u in its equations, before the rate, the decay and the sign."""
-    return lift("scale_by_adadelta", adadelta_rule(b2, eps, eps_root))
+    return lift("scale_by_adadelta", adadelta_rule(b2, eps, eps_root), state_dtype=state_dtype)
 
 
 @optimizer(
@@ -59,6 +61,7 @@ def adadelta(
     eps_root: Any = 1e-6,
     weight_decay: Any = None,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Adadelta: RMSprop times the root mean square of its own past steps, so that it needs no rate.
 
@@ -74,4 +77,4 @@ def adadelta(
     leaves the sign unflipped and ascends; here the default is the paper's 1. Optax's eps is `eps_root` here,
     and its decay is added to the gradient.
     """
-    return lift("adadelta", adadelta_rule(b2, eps, eps_root), Descent(learning_rate, weight_decay, mask))
+    return lift("adadelta", adadelta_rule(b2, eps, eps_root), Descent(learning_rate, weight_decay, mask), state_dtype)

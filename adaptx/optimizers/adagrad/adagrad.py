@@ -55,9 +55,14 @@ def scale_by_adagrad(
     eps_root: Any = 0.0,
     momentum: Any = None,
     nesterov: bool = False,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of `adagrad`: u in its equations, before the rate, the decay, the sign and l1."""
-    return lift("scale_by_adagrad", adagrad_rule(initial_accumulator, eps, eps_root, momentum, nesterov))
+    return lift(
+        "scale_by_adagrad",
+        adagrad_rule(initial_accumulator, eps, eps_root, momentum, nesterov),
+        state_dtype=state_dtype,
+    )
 
 
 @optimizer(
@@ -95,6 +100,7 @@ def adagrad(
     l1: Any = None,
     weight_decay: Any = None,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """AdaGrad: every coordinate divided by the root of the sum of its squared gradients.
 
@@ -117,7 +123,7 @@ def adagrad(
     adds its only eps inside the root; torch's and these defaults are 0, and eps outside.
     """
     rule = adagrad_rule(initial_accumulator, eps, eps_root, momentum, nesterov, l1)
-    return lift("adagrad", rule, Descent(slowed(learning_rate, lr_decay), weight_decay, mask))
+    return lift("adagrad", rule, Descent(slowed(learning_rate, lr_decay), weight_decay, mask), state_dtype)
 
 
 def slowed(learning_rate: optax.ScalarOrSchedule, lr_decay: Any) -> Any:

@@ -77,6 +77,7 @@ def adagrad_da(
     *,
     l1: Any = None,
     l2: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """AdaGrad by dual averaging: each step anew from the first parameters, by all gradients and penalties so far.
 
@@ -102,4 +103,4 @@ def adagrad_da(
     between steps is forgotten, decay too: l2 takes its part.
     """
     rule = adagrad_da_rule(initial_accumulator, eps, l1, l2)
-    return lift("adagrad_da", rule, Descent(learning_rate))
+    return lift("adagrad_da", rule, Descent(learning_rate), state_dtype)

@@ -70,6 +70,7 @@ def ftrl(
     l1: Any = None,
     l2: Any = None,
     initial_accumulator: Any = 0.0,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """FTRL-Proximal: AdaGrad as follow-the-regularised-leader, so that l1 gives weights that are exactly zero.
 
@@ -88,4 +89,4 @@ def ftrl(
     where the last line is 0/0. Without l1 and l2 it is AdaGrad with eps = beta. l2 is the paper's lambda 2; Keras's
     counts double. There is no decoupled decay: l2 takes its part here.
     """
-    return lift("ftrl", ftrl_rule(beta, l1, l2, initial_accumulator), Descent(learning_rate))
+    return lift("ftrl", ftrl_rule(beta, l1, l2, initial_accumulator), Descent(learning_rate), state_dtype)

@@ -35,9 +35,11 @@ def kate_rule(eta: Any, eps: Any) -> Rule:
 
 
 @checked
-def scale_by_kate(eta: Any = 1e-3, eps: Any = 1e-8) -> optax.GradientTransformationExtraArgs:
+def scale_by_kate(
+    eta: Any = 1e-3, eps: Any = 1e-8, *, state_dtype: Any = None
+) -> optax.GradientTransformationExtraArgs:
     """The direction of `kate`: u in its equations, before the rate, the decay and the sign."""
-    return lift("scale_by_kate", kate_rule(eta, eps))
+    return lift("scale_by_kate", kate_rule(eta, eps), state_dtype=state_dtype)
 
 
 @optimizer(
@@ -62,6 +64,7 @@ def kate(
     *,
     weight_decay: Any = None,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """KATE: the gradient over the sum of squares itself, times a numerator that grows to make up for the lost root.
 
@@ -80,4 +83,4 @@ def kate(
     no eta; the authors' code adds 1e-8 to both denominators, as here, and tries eta from 0 to 0.1. There eps is
     compared with g^2: gradients below 1e-4 feel it.
     """
-    return lift("kate", kate_rule(eta, eps), Descent(learning_rate, weight_decay, mask))
+    return lift("kate", kate_rule(eta, eps), Descent(learning_rate, weight_decay, mask), state_dtype)

@@ -79,6 +79,7 @@ def madgrad(
     eps: Any = 1e-6,
     weight_decay: Any = None,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """MADGRAD: dual averaging from the first parameters, over the cube root of the summed squares, then averaged.
 
@@ -99,4 +100,4 @@ def madgrad(
     elsewhere (chain optax.add_decayed_weights in front for theirs). What others do to the parameters between steps is
     forgotten in the same way. The first parameters are a copy, so that parameters and state can be donated together.
     """
-    return lift("madgrad", madgrad_rule(momentum, eps), Descent(learning_rate, weight_decay, mask))
+    return lift("madgrad", madgrad_rule(momentum, eps), Descent(learning_rate, weight_decay, mask), state_dtype)

@@ -64,10 +64,11 @@ def scale_by_rmsprop(
     momentum: Any = None,
     nesterov: bool = False,
     bias_correction: bool = False,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of `rmsprop`: u in its equations, before the rate, the decay and the sign."""
     rule = rmsprop_rule(b2, eps, eps_root, initial_accumulator, centered, momentum, nesterov, bias_correction)
-    return lift("scale_by_rmsprop", rule)
+    return lift("scale_by_rmsprop", rule, state_dtype=state_dtype)
 
 
 @optimizer(
@@ -104,6 +105,7 @@ def rmsprop(
     bias_correction: bool = False,
     weight_decay: Any = None,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """RMSprop: AdaGrad with a moving average in place of the sum.
 
@@ -125,4 +127,4 @@ def rmsprop(
     eps_root=1e-4, b2=0.95, momentum=0.9. With bias correction use initial_accumulator=0, which it corrects for.
     """
     rule = rmsprop_rule(b2, eps, eps_root, initial_accumulator, centered, momentum, nesterov, bias_correction)
-    return lift("rmsprop", rule, Descent(learning_rate, weight_decay, mask))
+    return lift("rmsprop", rule, Descent(learning_rate, weight_decay, mask), state_dtype)

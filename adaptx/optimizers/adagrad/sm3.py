@@ -55,9 +55,11 @@ def sm3_rule(momentum: Any, eps: Any, eps_root: Any) -> Rule:
 
 
 @checked
-def scale_by_sm3(momentum: Any = 0.9, *, eps: Any = 0.0, eps_root: Any = 0.0) -> optax.GradientTransformationExtraArgs:
+def scale_by_sm3(
+    momentum: Any = 0.9, *, eps: Any = 0.0, eps_root: Any = 0.0, state_dtype: Any = None
+) -> optax.GradientTransformationExtraArgs:
     """The direction of `sm3`: u in its equations, before the rate, the decay and the sign."""
-    return lift("scale_by_sm3", sm3_rule(momentum, eps, eps_root))
+    return lift("scale_by_sm3", sm3_rule(momentum, eps, eps_root), state_dtype=state_dtype)
 
 
 @optimizer(
@@ -83,6 +85,7 @@ def sm3(
     eps_root: Any = 0.0,
     weight_decay: Any = None,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """SM3: AdaGrad whose sum of squares is bounded by the smallest of what is kept for the entry's row and column.
 
@@ -106,4 +109,4 @@ def sm3(
     The paper sets 0/0 = 0; the authors' code adds 1e-30 under the root, Optax 1e-8, which is `eps_root` here. Optax's
     state calls the cover mu and the momentum nu, and numbers and empty tensors fail there.
     """
-    return lift("sm3", sm3_rule(momentum, eps, eps_root), Descent(learning_rate, weight_decay, mask))
+    return lift("sm3", sm3_rule(momentum, eps, eps_root), Descent(learning_rate, weight_decay, mask), state_dtype)

@@ -27,10 +27,10 @@ def adabelief_rule(b1: Any, b2: Any, eps: Any, eps_root: Any) -> Rule:
 
 @checked
 def scale_by_adabelief(
-    b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-16, eps_root: Any = 1e-13
+    b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-16, eps_root: Any = 1e-13, *, state_dtype: Any = None
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of `adabelief`: u in its equations, before the rate, the decay and the sign."""
-    return lift("scale_by_adabelief", adabelief_rule(b1, b2, eps, eps_root))
+    return lift("scale_by_adabelief", adabelief_rule(b1, b2, eps, eps_root), state_dtype=state_dtype)
 
 
 @optimizer(
@@ -58,6 +58,7 @@ def adabelief(
     *,
     weight_decay: Any = None,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """AdaBelief: Adam divided by how far gradients stray from their average, not by how large they are.
 
@@ -75,4 +76,6 @@ def adabelief(
     v near 0: then eps_root alone bounds the step, which grows with the gradient. The authors' code also rectifies by
     default, as `radam` does; the paper does not.
     """
-    return lift("adabelief", adabelief_rule(b1, b2, eps, eps_root), Descent(learning_rate, weight_decay, mask))
+    return lift(
+        "adabelief", adabelief_rule(b1, b2, eps, eps_root), Descent(learning_rate, weight_decay, mask), state_dtype
+    )

@@ -72,6 +72,7 @@ def adabound(
     amsbound: bool = False,
     weight_decay: Any = None,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """AdaBound: Adam's step size clipped between two bounds that close in on a final SGD rate.
 
@@ -93,4 +94,4 @@ def adabound(
     schedule, and applies its decoupled decay (AdaBoundW) without the rate.
     """
     rule = adabound_rule(b1, b2, eps, eps_root, final_learning_rate, gamma, amsbound)
-    return lift("adabound", rule, Descent(learning_rate, weight_decay, mask))
+    return lift("adabound", rule, Descent(learning_rate, weight_decay, mask), state_dtype)

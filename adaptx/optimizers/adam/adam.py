@@ -79,10 +79,16 @@ def adam_rule(
 
 @checked
 def scale_by_adam(
-    b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8, eps_root: Any = 0.0, *, amsgrad: bool = False
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    eps_root: Any = 0.0,
+    *,
+    amsgrad: bool = False,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of `adam`: u in its equations, before the rate, the decay and the sign."""
-    return lift("scale_by_adam", adam_rule(b1, b2, eps, eps_root, amsgrad))
+    return lift("scale_by_adam", adam_rule(b1, b2, eps, eps_root, amsgrad), state_dtype=state_dtype)
 
 
 @optimizer(
@@ -108,6 +114,7 @@ def adam(
     amsgrad: bool = False,
     weight_decay: Any = None,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Adam: a first moment divided by the root of a second, both corrected for their zero start.
 
@@ -123,7 +130,9 @@ def adam(
     `amsgrad` (Reddi, Kale, Kumar 2018, https://openreview.net/forum?id=ryQu7f-RZ) takes the maximum of the raw v, as
     torch and Keras do, and keeps the bias correction, which that paper leaves out; Optax takes the maximum after it.
     """
-    return lift("adam", adam_rule(b1, b2, eps, eps_root, amsgrad), Descent(learning_rate, weight_decay, mask))
+    return lift(
+        "adam", adam_rule(b1, b2, eps, eps_root, amsgrad), Descent(learning_rate, weight_decay, mask), state_dtype
+    )
 
 
 @optimizer(
@@ -148,6 +157,7 @@ def adamw(
     weight_decay: Any = 1e-2,
     mask: Any = None,
     amsgrad: bool = False,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW: Adam with decoupled weight decay, on by default.
 
@@ -163,4 +173,6 @@ def adamw(
     The paper's decay is eta_t lambda x, independent of the step size alpha; here, as in torch, Keras and Optax, it is
     multiplied by the learning rate. The default is torch's 1e-2 (Optax: 1e-4, Keras: 4e-3).
     """
-    return lift("adamw", adam_rule(b1, b2, eps, eps_root, amsgrad), Descent(learning_rate, weight_decay, mask))
+    return lift(
+        "adamw", adam_rule(b1, b2, eps, eps_root, amsgrad), Descent(learning_rate, weight_decay, mask), state_dtype
+    )

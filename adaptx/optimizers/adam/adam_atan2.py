@@ -46,10 +46,10 @@ def adam_atan2_rule(b1: Any, b2: Any, amplitude: Any, stretch: Any) -> Rule:
 
 @checked
 def scale_by_adam_atan2(
-    b1: Any = 0.9, b2: Any = 0.99, *, amplitude: Any = 1.27, stretch: Any = 1.0
+    b1: Any = 0.9, b2: Any = 0.99, *, amplitude: Any = 1.27, stretch: Any = 1.0, state_dtype: Any = None
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of `adam_atan2`: u in its equations, before the rate, the decay and the sign."""
-    return lift("scale_by_adam_atan2", adam_atan2_rule(b1, b2, amplitude, stretch))
+    return lift("scale_by_adam_atan2", adam_atan2_rule(b1, b2, amplitude, stretch), state_dtype=state_dtype)
 
 
 @optimizer(
@@ -77,6 +77,7 @@ def adam_atan2(
     stretch: Any = 1.0,
     weight_decay: Any = None,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Adam-atan2: Adam's step through an arc tangent, which bounds it and needs no eps.
 
@@ -93,4 +94,4 @@ def adam_atan2(
     derivatives here. Where g^2 is too small for a float and v vanishes beside m, the step is the largest one.
     """
     rule = adam_atan2_rule(b1, b2, amplitude, stretch)
-    return lift("adam_atan2", rule, Descent(learning_rate, weight_decay, mask))
+    return lift("adam_atan2", rule, Descent(learning_rate, weight_decay, mask), state_dtype)

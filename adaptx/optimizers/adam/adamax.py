@@ -36,9 +36,11 @@ def adamax_rule(b1: Any, b2: Any, eps: Any, eps_inside: bool = False) -> Rule:
 
 
 @checked
-def scale_by_adamax(b1: Any = 0.9, b2: Any = 0.999, eps: Any = 0.0) -> optax.GradientTransformationExtraArgs:
+def scale_by_adamax(
+    b1: Any = 0.9, b2: Any = 0.999, eps: Any = 0.0, *, state_dtype: Any = None
+) -> optax.GradientTransformationExtraArgs:
     """The direction of `adamax`: u in its equations, before the rate, the decay and the sign."""
-    return lift("scale_by_adamax", adamax_rule(b1, b2, eps))
+    return lift("scale_by_adamax", adamax_rule(b1, b2, eps), state_dtype=state_dtype)
 
 
 @optimizer(
@@ -63,6 +65,7 @@ def adamax(
     *,
     weight_decay: Any = None,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Adamax: a first moment divided by the decaying maximum of |g|.
 
@@ -77,4 +80,4 @@ def adamax(
     There is no root, so no `eps_root`. The paper has no eps (0/0 counts as 0 here); torch and Optax put one inside the
     maximum, Keras where this one is.
     """
-    return lift("adamax", adamax_rule(b1, b2, eps), Descent(learning_rate, weight_decay, mask))
+    return lift("adamax", adamax_rule(b1, b2, eps), Descent(learning_rate, weight_decay, mask), state_dtype)

@@ -67,6 +67,7 @@ def adamod(
     b3: Any = 0.999,
     weight_decay: Any = None,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """AdaMod: Adam's step size, cut at the running average of all step sizes so far.
 
@@ -85,4 +86,4 @@ def adamod(
     its average out of reach: a larger eps keeps the bound in place.
     """
     rule = adamod_rule(b1, b2, b3, eps, eps_root)
-    return lift("adamod", rule, Descent(learning_rate, weight_decay, mask))
+    return lift("adamod", rule, Descent(learning_rate, weight_decay, mask), state_dtype)

@@ -45,10 +45,10 @@ def adan_rule(b1: Any, b2: Any, b3: Any, eps: Any, eps_root: Any) -> Rule:
 
 @checked
 def scale_by_adan(
-    b1: Any = 0.98, b2: Any = 0.92, b3: Any = 0.99, eps: Any = 1e-8, eps_root: Any = 0.0
+    b1: Any = 0.98, b2: Any = 0.92, b3: Any = 0.99, eps: Any = 1e-8, eps_root: Any = 0.0, *, state_dtype: Any = None
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of `adan`: u in its equations, before the rate, the decay and the sign."""
-    return lift("scale_by_adan", adan_rule(b1, b2, b3, eps, eps_root))
+    return lift("scale_by_adan", adan_rule(b1, b2, b3, eps, eps_root), state_dtype=state_dtype)
 
 
 @optimizer(
@@ -79,6 +79,7 @@ def adan(
     *,
     weight_decay: Any = None,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Adan: Adam that looks ahead by the mean difference of gradients, without a second gradient.
 
@@ -101,4 +102,4 @@ def adan(
     everywhere here; the paper's and, by default, its code's is x/(1 + learning_rate weight_decay) after the step
     (Optax documents that one too, and does this one). Restarts and the code's clipping of gradients are left out.
     """
-    return lift("adan", adan_rule(b1, b2, b3, eps, eps_root), Descent(learning_rate, weight_decay, mask))
+    return lift("adan", adan_rule(b1, b2, b3, eps, eps_root), Descent(learning_rate, weight_decay, mask), state_dtype)

@@ -72,9 +72,14 @@ def scale_by_ademamix(
     *,
     alpha_warmup: Any = None,
     b3_warmup: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of `ademamix`: u in its equations, before the rate, the decay and the sign."""
-    return lift("scale_by_ademamix", ademamix_rule(b1, b2, b3, alpha, eps, eps_root, alpha_warmup, b3_warmup))
+    return lift(
+        "scale_by_ademamix",
+        ademamix_rule(b1, b2, b3, alpha, eps, eps_root, alpha_warmup, b3_warmup),
+        state_dtype=state_dtype,
+    )
 
 
 @optimizer(
@@ -109,6 +114,7 @@ def ademamix(
     b3_warmup: Any = None,
     weight_decay: Any = None,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """AdEMAMix: Adam whose first moment is joined by a slow one, which remembers thousands of gradients.
 
@@ -132,7 +138,7 @@ def ademamix(
     (torch: 2; the paper uses 4 to 10).
     """
     rule = ademamix_rule(b1, b2, b3, alpha, eps, eps_root, alpha_warmup, b3_warmup)
-    return lift("ademamix", rule, Descent(learning_rate, weight_decay, mask))
+    return lift("ademamix", rule, Descent(learning_rate, weight_decay, mask), state_dtype)
 
 
 def simplified_ademamix_rule(
@@ -165,10 +171,11 @@ def scale_by_simplified_ademamix(
     *,
     b1_warmup: Any = None,
     b1_start: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of `simplified_ademamix`: u in its equations, before the rate, the decay and the sign."""
     rule = simplified_ademamix_rule(b1, b2, alpha, eps, eps_root, b1_warmup, b1_start)
-    return lift("scale_by_simplified_ademamix", rule)
+    return lift("scale_by_simplified_ademamix", rule, state_dtype=state_dtype)
 
 
 @optimizer(
@@ -202,6 +209,7 @@ def simplified_ademamix(
     b1_start: Any = None,
     weight_decay: Any = None,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Simplified AdEMAMix: one momentum, a sum of gradients, in which the newest one weighs 1 + alpha.
 
@@ -223,4 +231,4 @@ def simplified_ademamix(
     whole run; Optax cannot, and its v is wrong for complex gradients.
     """
     rule = simplified_ademamix_rule(b1, b2, alpha, eps, eps_root, b1_warmup, b1_start)
-    return lift("simplified_ademamix", rule, Descent(learning_rate, weight_decay, mask))
+    return lift("simplified_ademamix", rule, Descent(learning_rate, weight_decay, mask), state_dtype)

@@ -42,10 +42,10 @@ def _cut(u: Array, largest: Array) -> Array:
 
 @checked
 def scale_by_adopt(
-    b1: Any = 0.9, b2: Any = 0.9999, eps: Any = 1e-6, *, clip_power: Any = 0.25
+    b1: Any = 0.9, b2: Any = 0.9999, eps: Any = 1e-6, *, clip_power: Any = 0.25, state_dtype: Any = None
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of `adopt`: m in its equations, before the rate, the decay and the sign."""
-    return lift("scale_by_adopt", adopt_rule(b1, b2, eps, clip_power))
+    return lift("scale_by_adopt", adopt_rule(b1, b2, eps, clip_power), state_dtype=state_dtype)
 
 
 @optimizer(
@@ -74,6 +74,7 @@ def adopt(
     clip_power: Any = 0.25,
     weight_decay: Any = None,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """ADOPT: momentum over gradients, each divided by the root of a second moment that has not seen it.
 
@@ -93,4 +94,4 @@ def adopt(
     1. Newer code of theirs has a larger eps in the first steps, 0.9^(t - 2), and starts m at u; without them it is
     this. Their decay is L2 unless asked otherwise; Optax has none, and refuses complex parameters when it clips.
     """
-    return lift("adopt", adopt_rule(b1, b2, eps, clip_power), Descent(learning_rate, weight_decay, mask))
+    return lift("adopt", adopt_rule(b1, b2, eps, clip_power), Descent(learning_rate, weight_decay, mask), state_dtype)

@@ -29,10 +29,10 @@ def laprop_rule(b1: Any, b2: Any, eps: Any, eps_root: Any) -> Rule:
 
 @checked
 def scale_by_laprop(
-    b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-15, eps_root: Any = 0.0
+    b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-15, eps_root: Any = 0.0, *, state_dtype: Any = None
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of `laprop`: u in its equations, before the rate, the decay and the sign."""
-    return lift("scale_by_laprop", laprop_rule(b1, b2, eps, eps_root))
+    return lift("scale_by_laprop", laprop_rule(b1, b2, eps, eps_root), state_dtype=state_dtype)
 
 
 @optimizer(
@@ -60,6 +60,7 @@ def laprop(
     *,
     weight_decay: Any = None,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """LaProp: every gradient is divided by its root mean square before it enters the momentum, not after.
 
@@ -76,4 +77,4 @@ def laprop(
     average of the rates, so that steps of a larger rate weigh more. Here, as in the paper, the rate multiplies the
     momentum. Their weight decay is not multiplied by the rate.
     """
-    return lift("laprop", laprop_rule(b1, b2, eps, eps_root), Descent(learning_rate, weight_decay, mask))
+    return lift("laprop", laprop_rule(b1, b2, eps, eps_root), Descent(learning_rate, weight_decay, mask), state_dtype)

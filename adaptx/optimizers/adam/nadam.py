@@ -58,10 +58,16 @@ def nadam_rule(b1: Any, b2: Any, eps: Any, eps_root: Any, momentum_decay: Any) -
 
 @checked
 def scale_by_nadam(
-    b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8, eps_root: Any = 0.0, *, momentum_decay: Any = 4e-3
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    eps_root: Any = 0.0,
+    *,
+    momentum_decay: Any = 4e-3,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of `nadam`: u in its equations, before the rate, the decay and the sign."""
-    return lift("scale_by_nadam", nadam_rule(b1, b2, eps, eps_root, momentum_decay))
+    return lift("scale_by_nadam", nadam_rule(b1, b2, eps, eps_root, momentum_decay), state_dtype=state_dtype)
 
 
 @optimizer(
@@ -100,6 +106,7 @@ def nadam(
     momentum_decay: Any = 4e-3,
     weight_decay: Any = None,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """NAdam: Adam whose first moment looks one momentum step ahead.
 
@@ -121,4 +128,4 @@ def nadam(
     by the scheduled momentum. Keras's schedule is momentum_decay=1; Optax has none and cannot reproduce either.
     """
     rule = nadam_rule(b1, b2, eps, eps_root, momentum_decay)
-    return lift("nadam", rule, Descent(learning_rate, weight_decay, mask))
+    return lift("nadam", rule, Descent(learning_rate, weight_decay, mask), state_dtype)

@@ -46,10 +46,16 @@ def novograd_rule(b1: Any, b2: Any, eps: Any, eps_root: Any, inner_decay: Any) -
 
 @checked
 def scale_by_novograd(
-    b1: Any = 0.95, b2: Any = 0.98, eps: Any = 1e-8, eps_root: Any = 0.0, *, inner_decay: Any = None
+    b1: Any = 0.95,
+    b2: Any = 0.98,
+    eps: Any = 1e-8,
+    eps_root: Any = 0.0,
+    *,
+    inner_decay: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of `novograd`: m in its equations, before the rate, the decoupled decay and the sign."""
-    return lift("scale_by_novograd", novograd_rule(b1, b2, eps, eps_root, inner_decay))
+    return lift("scale_by_novograd", novograd_rule(b1, b2, eps, eps_root, inner_decay), state_dtype=state_dtype)
 
 
 @optimizer(
@@ -84,6 +90,7 @@ def novograd(
     inner_decay: Any = None,
     weight_decay: Any = None,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """NovoGrad: momentum over gradients that are divided by a running norm, one number for each tensor.
 
@@ -101,4 +108,4 @@ def novograd(
     root and starts v anew whenever it is 0. Optax has b1=0.9, b2=0.25 and eps=1e-6.
     """
     rule = novograd_rule(b1, b2, eps, eps_root, inner_decay)
-    return lift("novograd", rule, Descent(learning_rate, weight_decay, mask))
+    return lift("novograd", rule, Descent(learning_rate, weight_decay, mask), state_dtype)

@@ -40,9 +40,10 @@ def scale_by_padam(
     *,
     partial: Any = 0.125,
     bias_correction: bool = False,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of `padam`: u in its equations, before the rate, the decay and the sign."""
-    return lift("scale_by_padam", padam_rule(b1, b2, eps, eps_root, partial, bias_correction))
+    return lift("scale_by_padam", padam_rule(b1, b2, eps, eps_root, partial, bias_correction), state_dtype=state_dtype)
 
 
 @optimizer(
@@ -76,6 +77,7 @@ def padam(
     bias_correction: bool = False,
     weight_decay: Any = None,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Padam: AMSGrad whose denominator is a smaller power of the second moment, between SGD (0) and AMSGrad (1/2).
 
@@ -96,4 +98,4 @@ def padam(
     `adam(amsgrad=True)`. Their weight decay is coupled: it is added to the gradient.
     """
     rule = padam_rule(b1, b2, eps, eps_root, partial, bias_correction)
-    return lift("padam", rule, Descent(learning_rate, weight_decay, mask))
+    return lift("padam", rule, Descent(learning_rate, weight_decay, mask), state_dtype)

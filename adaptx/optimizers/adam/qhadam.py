@@ -27,10 +27,17 @@ def qhadam_rule(b1: Any, b2: Any, eps: Any, eps_root: Any, nu1: Any, nu2: Any) -
 
 @checked
 def scale_by_qhadam(
-    b1: Any = 0.995, b2: Any = 0.999, eps: Any = 1e-8, eps_root: Any = 0.0, *, nu1: Any = 0.7, nu2: Any = 1.0
+    b1: Any = 0.995,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    eps_root: Any = 0.0,
+    *,
+    nu1: Any = 0.7,
+    nu2: Any = 1.0,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of `qhadam`: u in its equations, before the rate, the decay and the sign."""
-    return lift("scale_by_qhadam", qhadam_rule(b1, b2, eps, eps_root, nu1, nu2))
+    return lift("scale_by_qhadam", qhadam_rule(b1, b2, eps, eps_root, nu1, nu2), state_dtype=state_dtype)
 
 
 @optimizer(
@@ -61,6 +68,7 @@ def qhadam(
     nu2: Any = 1.0,
     weight_decay: Any = None,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """QHAdam: Adam that takes each moment as a mixture of its average and the newest gradient.
 
@@ -80,4 +88,4 @@ def qhadam(
     correct the bias of the mixture differently.
     """
     rule = qhadam_rule(b1, b2, eps, eps_root, nu1, nu2)
-    return lift("qhadam", rule, Descent(learning_rate, weight_decay, mask))
+    return lift("qhadam", rule, Descent(learning_rate, weight_decay, mask), state_dtype)

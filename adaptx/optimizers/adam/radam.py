@@ -80,9 +80,12 @@ def scale_by_radam(
     rho_threshold: Any = 4,
     *,
     degenerated_to_sgd: bool = True,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of `radam`: u in its equations, before the rate, the decay and the sign."""
-    return lift("scale_by_radam", radam_rule(b1, b2, eps, eps_root, rho_threshold, degenerated_to_sgd))
+    return lift(
+        "scale_by_radam", radam_rule(b1, b2, eps, eps_root, rho_threshold, degenerated_to_sgd), state_dtype=state_dtype
+    )
 
 
 @optimizer(
@@ -116,6 +119,7 @@ def radam(
     degenerated_to_sgd: bool = True,
     weight_decay: Any = None,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """RAdam: Adam times a factor that grows from 0 to 1 as its second moment becomes reliable; before that, momentum.
 
@@ -138,4 +142,4 @@ def radam(
     authors add it to the root of the uncorrected v, Optax where it is here.
     """
     rule = radam_rule(b1, b2, eps, eps_root, rho_threshold, degenerated_to_sgd)
-    return lift("radam", rule, Descent(learning_rate, weight_decay, mask))
+    return lift("radam", rule, Descent(learning_rate, weight_decay, mask), state_dtype)

@@ -34,10 +34,10 @@ def stable_adamw_rule(b1: Any, b2: Any, eps: Any, clipping_threshold: Any) -> Ru
 
 @checked
 def scale_by_stable_adamw(
-    b1: Any = 0.9, b2: Any = 0.99, eps: Any = 1e-6, *, clipping_threshold: Any = 1.0
+    b1: Any = 0.9, b2: Any = 0.99, eps: Any = 1e-6, *, clipping_threshold: Any = 1.0, state_dtype: Any = None
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of `stable_adamw`: u in its equations, before the rate, the decay and the sign."""
-    return lift("scale_by_stable_adamw", stable_adamw_rule(b1, b2, eps, clipping_threshold))
+    return lift("scale_by_stable_adamw", stable_adamw_rule(b1, b2, eps, clipping_threshold), state_dtype=state_dtype)
 
 
 @optimizer(
@@ -67,6 +67,7 @@ def stable_adamw(
     clipping_threshold: Any = 1.0,
     weight_decay: Any = 0.2,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """StableAdamW: AdamW that shortens a tensor's step when its gradients outgrow their second moment.
 
@@ -86,4 +87,4 @@ def stable_adamw(
     is the decoupled decay of all optimizers here. The paper's threshold is 1. The defaults are the authors' code's.
     """
     rule = stable_adamw_rule(b1, b2, eps, clipping_threshold)
-    return lift("stable_adamw", rule, Descent(learning_rate, weight_decay, mask))
+    return lift("stable_adamw", rule, Descent(learning_rate, weight_decay, mask), state_dtype)

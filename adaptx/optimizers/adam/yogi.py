@@ -45,9 +45,12 @@ def scale_by_yogi(
     initial_accumulator: Any = 1e-6,
     *,
     bias_correction: bool = False,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of `yogi`: u in its equations, before the rate, the decay and the sign."""
-    return lift("scale_by_yogi", yogi_rule(b1, b2, eps, eps_root, initial_accumulator, bias_correction))
+    return lift(
+        "scale_by_yogi", yogi_rule(b1, b2, eps, eps_root, initial_accumulator, bias_correction), state_dtype=state_dtype
+    )
 
 
 @optimizer(
@@ -87,6 +90,7 @@ def yogi(
     bias_correction: bool = False,
     weight_decay: Any = None,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Yogi: Adam whose second moment grows and falls by at most (1 - b2) g^2 a step, so that the rate rises slowly.
 
@@ -107,4 +111,4 @@ def yogi(
     `initial_accumulator` are the same in both, and here.
     """
     rule = yogi_rule(b1, b2, eps, eps_root, initial_accumulator, bias_correction)
-    return lift("yogi", rule, Descent(learning_rate, weight_decay, mask))
+    return lift("yogi", rule, Descent(learning_rate, weight_decay, mask), state_dtype)

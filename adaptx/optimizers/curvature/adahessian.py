@@ -40,11 +40,17 @@ def adahessian_rule(b1: Any, b2: Any, eps: Any, hessian_power: Any, update_every
 
 @checked
 def scale_by_adahessian(
-    b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-4, *, hessian_power: Any = 1.0, update_every: int = 1
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-4,
+    *,
+    hessian_power: Any = 1.0,
+    update_every: int = 1,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of `adahessian`: u in its equations, before the rate, the decay and the sign."""
     rule = adahessian_rule(b1, b2, eps, hessian_power, update_every)
-    return on_demand(lift("scale_by_adahessian", rule), update_every)
+    return on_demand(lift("scale_by_adahessian", rule, state_dtype=state_dtype), update_every)
 
 
 @optimizer(
@@ -77,6 +83,7 @@ def adahessian(
     update_every: int = 1,
     weight_decay: Any = None,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """AdaHessian: Adam that divides by the root mean square of the Hessian's diagonal instead of the gradient's.
 
@@ -98,4 +105,4 @@ def adahessian(
     eps is 1e-8). With `update_every` above 1 the paper's v waits, and its bias correction counts the refreshes.
     """
     rule = adahessian_rule(b1, b2, eps, hessian_power, update_every)
-    return on_demand(lift("adahessian", rule, Descent(learning_rate, weight_decay, mask)), update_every)
+    return on_demand(lift("adahessian", rule, Descent(learning_rate, weight_decay, mask), state_dtype), update_every)

@@ -40,10 +40,18 @@ def sophia_rule(b1: Any, b2: Any, eps: Any, gamma: Any, update_every: int) -> Ru
 
 @checked
 def scale_by_sophia(
-    b1: Any = 0.96, b2: Any = 0.99, eps: Any = 1e-12, gamma: Any = 0.01, *, update_every: int = 10
+    b1: Any = 0.96,
+    b2: Any = 0.99,
+    eps: Any = 1e-12,
+    gamma: Any = 0.01,
+    *,
+    update_every: int = 10,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of `sophia`: u in its equations, before the rate, the decay and the sign."""
-    return on_demand(lift("scale_by_sophia", sophia_rule(b1, b2, eps, gamma, update_every)), update_every)
+    return on_demand(
+        lift("scale_by_sophia", sophia_rule(b1, b2, eps, gamma, update_every), state_dtype=state_dtype), update_every
+    )
 
 
 @optimizer(
@@ -75,6 +83,7 @@ def sophia(
     update_every: int = 10,
     weight_decay: Any = 0.2,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Sophia: momentum divided by an average of the Hessian's diagonal, then clipped to one learning rate.
 
@@ -101,4 +110,4 @@ def sophia(
     authors' GPT-2 runs; their class has 0.1, Optax 1e-4.
     """
     rule = sophia_rule(b1, b2, eps, gamma, update_every)
-    return on_demand(lift("sophia", rule, Descent(learning_rate, weight_decay, mask)), update_every)
+    return on_demand(lift("sophia", rule, Descent(learning_rate, weight_decay, mask), state_dtype), update_every)

@@ -156,6 +156,7 @@ def adafactor(
     momentum: Any = None,
     weight_decay: Any = None,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Adafactor: a matrix's second moment is guessed from its means over rows and over columns, n + m numbers for n m.
 
@@ -192,4 +193,4 @@ def adafactor(
         min_dim_size_to_factor, decay_rate, decay_offset, eps_root, min_scale, clipping_threshold, relative_step,
         factored, momentum,
     )  # fmt: skip
-    return lift("adafactor", rule, Descent(learning_rate, weight_decay, mask))
+    return lift("adafactor", rule, Descent(learning_rate, weight_decay, mask), state_dtype)

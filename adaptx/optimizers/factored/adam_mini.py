@@ -49,9 +49,12 @@ def scale_by_adam_mini(
     *,
     block_axis: int | None = None,
     blocks: int | None = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of `adam_mini`: u in its equations, before the rate, the decay and the sign."""
-    return lift("scale_by_adam_mini", adam_mini_rule(b1, b2, eps, eps_root, block_axis, blocks))
+    return lift(
+        "scale_by_adam_mini", adam_mini_rule(b1, b2, eps, eps_root, block_axis, blocks), state_dtype=state_dtype
+    )
 
 
 @optimizer(
@@ -82,6 +85,7 @@ def adam_mini(
     blocks: int | None = None,
     weight_decay: Any = None,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Adam-mini: Adam with one step size for each block of a tensor, from the mean of the block's squares.
 
@@ -104,4 +108,4 @@ def adam_mini(
     as plain Adam (`adam`; in the paper by tokens), all else by tensor. Optax, torch and Keras have no Adam-mini.
     """
     rule = adam_mini_rule(b1, b2, eps, eps_root, block_axis, blocks)
-    return lift("adam_mini", rule, Descent(learning_rate, weight_decay, mask))
+    return lift("adam_mini", rule, Descent(learning_rate, weight_decay, mask), state_dtype)

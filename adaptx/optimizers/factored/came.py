@@ -58,9 +58,12 @@ def scale_by_came(
     eps_root: Any = 1e-30,
     eps_instability: Any = 1e-16,
     clipping_threshold: Any = 1.0,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of `came`: u in its equations, before the rate, the decay and the sign."""
-    return lift("scale_by_came", came_rule(b1, b2, b3, eps_root, eps_instability, clipping_threshold))
+    return lift(
+        "scale_by_came", came_rule(b1, b2, b3, eps_root, eps_instability, clipping_threshold), state_dtype=state_dtype
+    )
 
 
 @optimizer(
@@ -95,6 +98,7 @@ def came(
     clipping_threshold: Any = 1.0,
     weight_decay: Any = None,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """CAME: the average of Adafactor's clipped steps, divided by the root of how far the steps stray from it.
 
@@ -126,4 +130,4 @@ def came(
     are the paper's eps1 and eps2. Optax, torch and Keras have no CAME.
     """
     rule = came_rule(b1, b2, b3, eps_root, eps_instability, clipping_threshold)
-    return lift("came", rule, Descent(learning_rate, weight_decay, mask))
+    return lift("came", rule, Descent(learning_rate, weight_decay, mask), state_dtype)

@@ -45,9 +45,9 @@ def cocob_rule(caution: Any) -> Rule:
 
 
 @checked
-def scale_by_cocob(caution: Any = 100.0) -> optax.GradientTransformationExtraArgs:
+def scale_by_cocob(caution: Any = 100.0, *, state_dtype: Any = None) -> optax.GradientTransformationExtraArgs:
     """The direction of `cocob`: u in its equations, before the rate, the decay and the sign."""
-    return lift("scale_by_cocob", cocob_rule(caution))
+    return lift("scale_by_cocob", cocob_rule(caution), state_dtype=state_dtype)
 
 
 @optimizer(
@@ -72,6 +72,7 @@ def cocob(
     *,
     weight_decay: Any = None,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """COCOB-Backprop: each parameter is a bet on the sign of its next gradient, from a wealth that wins and loses.
 
@@ -95,4 +96,4 @@ def cocob(
     0 where no gradient has come yet: here nothing moves then; others start L at 1e-8. While a gradient keeps its sign,
     wealth grows by a factor a step; bets are cut at 1e12 (float32).
     """
-    return lift("cocob", cocob_rule(caution), Descent(learning_rate, weight_decay, mask))
+    return lift("cocob", cocob_rule(caution), Descent(learning_rate, weight_decay, mask), state_dtype)

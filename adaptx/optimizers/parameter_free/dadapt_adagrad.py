@@ -79,6 +79,7 @@ def dadapt_adagrad(
     initial_accumulator: Any = 1e-6,
     weight_decay: Any = None,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """D-Adapted AdaGrad: AdaGrad's dual averaging, each gradient weighed by an estimate of the distance to a solution.
 
@@ -106,4 +107,4 @@ def dadapt_adagrad(
     joins the gradient. The authors recommend the SGD and Adam forms, in which d adapts faster.
     """
     rule = dadapt_adagrad_rule(initial_accumulator, eps, d0, growth_rate)
-    return lift("dadapt_adagrad", rule, Descent(learning_rate, weight_decay, mask))
+    return lift("dadapt_adagrad", rule, Descent(learning_rate, weight_decay, mask), state_dtype)

@@ -95,6 +95,7 @@ def dadapt_adam(
     bias_correction: bool = False,
     weight_decay: Any = None,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """D-Adapted Adam: Adam whose rate is a lower bound of the distance to a solution, made from its own gradients.
 
@@ -119,4 +120,4 @@ def dadapt_adam(
     can, Optax always does). Weight decay is decoupled, as in Optax; in the authors' code it is so on demand.
     """
     rule = dadapt_adam_rule(b1, b2, eps, d0, growth_rate, bias_correction)
-    return lift("dadapt_adam", rule, Descent(learning_rate, weight_decay, mask))
+    return lift("dadapt_adam", rule, Descent(learning_rate, weight_decay, mask), state_dtype)

@@ -77,6 +77,7 @@ def dadapt_sgd(
     growth_rate: Any = None,
     weight_decay: Any = None,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """D-Adapted SGD: SGD with momentum whose rate is a lower bound of the distance to a solution, over |g_1|.
 
@@ -100,4 +101,6 @@ def dadapt_sgd(
     b1=0.9; the authors' code has 0. G is the first gradient that is not zero: the paper stops, and the authors' code
     divides by 0, where the very first one is. Weight decay is decoupled; in the authors' code it joins the gradient.
     """
-    return lift("dadapt_sgd", dadapt_sgd_rule(b1, d0, growth_rate), Descent(learning_rate, weight_decay, mask))
+    return lift(
+        "dadapt_sgd", dadapt_sgd_rule(b1, d0, growth_rate), Descent(learning_rate, weight_decay, mask), state_dtype
+    )

@@ -103,6 +103,7 @@ def prodigy(
     safeguard_warmup: bool = False,
     weight_decay: Any = None,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Prodigy: Adam whose rate is an estimate of the distance to a solution, from the way already gone.
 
@@ -130,4 +131,4 @@ def prodigy(
     estimate on) are the authors' code's; Optax always corrects the bias. Weight decay is decoupled, as in both.
     """
     rule = prodigy_rule(b1, b2, d_decay, eps, d0, d_coef, growth_rate, bias_correction, safeguard_warmup)
-    return lift("prodigy", rule, Descent(learning_rate, weight_decay, mask))
+    return lift("prodigy", rule, Descent(learning_rate, weight_decay, mask), state_dtype)

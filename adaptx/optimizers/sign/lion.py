@@ -33,9 +33,9 @@ def lion_rule(b1: Any, b2: Any) -> Rule:
 
 
 @checked
-def scale_by_lion(b1: Any = 0.9, b2: Any = 0.99) -> optax.GradientTransformationExtraArgs:
+def scale_by_lion(b1: Any = 0.9, b2: Any = 0.99, *, state_dtype: Any = None) -> optax.GradientTransformationExtraArgs:
     """The direction of `lion`: u in its equations, before the rate, the decay and the sign."""
-    return lift("scale_by_lion", lion_rule(b1, b2))
+    return lift("scale_by_lion", lion_rule(b1, b2), state_dtype=state_dtype)
 
 
 @optimizer(
@@ -56,6 +56,7 @@ def lion(
     *,
     weight_decay: Any = None,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Lion: every entry moves by the learning rate, in the direction of a momentum that looks at the gradient.
 
@@ -70,4 +71,4 @@ def lion(
     AdamW's, and the decay as many times larger. It is off by default, as in the authors' code; Optax's default is 1e-3.
     The step says nothing of b1 and b2 by its derivatives: a sign is constant almost everywhere.
     """
-    return lift("lion", lion_rule(b1, b2), Descent(learning_rate, weight_decay, mask))
+    return lift("lion", lion_rule(b1, b2), Descent(learning_rate, weight_decay, mask), state_dtype)

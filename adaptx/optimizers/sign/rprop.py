@@ -65,6 +65,8 @@ def rprop(
     eta_plus: Any = 1.2,
     min_step_size: Any = 1e-6,
     max_step_size: Any = 50.0,
+    *,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Rprop: steps of the gradient's sign, longer while it stays and shorter where it turns; for full batches.
 
@@ -88,4 +90,6 @@ def rprop(
     has one step size, and its gradient has turned where it did so by more than 90 degrees; torch treats the two parts
     apart. Minibatches, in which signs are noise, shrink all steps: use full batches.
     """
-    return lift("rprop", rprop_rule(eta_minus, eta_plus, min_step_size, max_step_size), Descent(learning_rate))
+    return lift(
+        "rprop", rprop_rule(eta_minus, eta_plus, min_step_size, max_step_size), Descent(learning_rate), state_dtype
+    )

@@ -34,9 +34,9 @@ def signum_rule(momentum: Any) -> Rule:
 
 
 @checked
-def scale_by_signum(momentum: Any = 0.9) -> optax.GradientTransformationExtraArgs:
+def scale_by_signum(momentum: Any = 0.9, *, state_dtype: Any = None) -> optax.GradientTransformationExtraArgs:
     """The direction of `signum`: u in its equations, before the rate, the decay and the sign."""
-    return lift("scale_by_signum", signum_rule(momentum))
+    return lift("scale_by_signum", signum_rule(momentum), state_dtype=state_dtype)
 
 
 @optimizer(
@@ -62,6 +62,7 @@ def signum(
     *,
     weight_decay: Any = None,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Signum: every entry moves by the learning rate against the sign of the momentum.
 
@@ -76,4 +77,4 @@ def signum(
     of 0 is 0: zero gradients from the start move nothing. The decay stands beside the sign, as in the follow-up with a
     majority vote (https://arxiv.org/abs/1810.05291); Optax has none, and calls the momentum `beta`.
     """
-    return lift("signum", signum_rule(momentum), Descent(learning_rate, weight_decay, mask))
+    return lift("signum", signum_rule(momentum), Descent(learning_rate, weight_decay, mask), state_dtype)

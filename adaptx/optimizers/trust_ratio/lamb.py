@@ -53,6 +53,7 @@ def lamb(
     *,
     weight_decay: Any = 1e-2,
     mask: Any = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """LAMB: Adam with decay, each tensor's step rescaled to learning_rate times the tensor's norm.
 
@@ -68,4 +69,6 @@ def lamb(
     The paper's phi is the identity and the decay 1e-2, as in its experiments (Optax's default decay is 0). `mask` turns
     off the decay only: every tensor gets its ratio r, which keeps small biases moving slowly.
     """
-    return lift("lamb", adam_rule(b1, b2, eps, eps_root), Descent(learning_rate, weight_decay, mask, trust_ratio))
+    return lift(
+        "lamb", adam_rule(b1, b2, eps, eps_root), Descent(learning_rate, weight_decay, mask, trust_ratio), state_dtype
+    )

@@ -75,6 +75,7 @@ def lars(
     *,
     momentum: Any = 0.9,
     nesterov: bool = False,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """LARS: momentum SGD in which each tensor's step is a small part of the tensor's own norm.
 
@@ -94,4 +95,4 @@ def lars(
     ratio apart from the decay's. torch and Keras have no LARS.
     """
     rule = lars_rule(trust_coefficient, eps, momentum, nesterov, masks=weight_decay is not None)
-    return lift("lars", rule, Descent(learning_rate, weight_decay, mask))
+    return lift("lars", rule, Descent(learning_rate, weight_decay, mask), state_dtype)

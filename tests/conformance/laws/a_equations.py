@@ -236,7 +236,8 @@ def every_argument_is_alive(case: Case) -> None:
     arguments = _arguments(case)
     for name in (name for name in arguments if GLOSSARY[name].limit):
         _refuses_beyond(case, name)
-    moves = [{name: _moved(name, value)} for name, value in arguments.items() if not GLOSSARY[name].limit]
+    moving = [name for name in arguments if not (GLOSSARY[name].limit or GLOSSARY[name].storage)]  # law C6 has storage
+    moves = [{name: _moved(name, arguments[name])} for name in moving]
     base, *results = _updates(case, [{}, *moves])
     fullest = case.index == len(case.entry.cases) - 1
     for move, updates in zip(moves, results, strict=True):

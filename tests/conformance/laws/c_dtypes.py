@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from tests.conformance.cases import Case, grads_like, params_like
 from tests.conformance.compare import assert_close, has_places, holds, wide
@@ -214,3 +217,62 @@ def complex_parameters(case: Case) -> None:
             assert jnp.iscomplexobj(a) == path.startswith(".mu"), what
         if not jnp.iscomplexobj(a):
             assert_close(f"{case.id}: {path} of g and of |g|", a, b, 1e-6)
+
+
+# C6
+
+
+def _narrow_from_the_start(case: Case) -> Case:
+    """A factory that takes `state_dtype` for the dtype to compute in as well."""
+
+    def factory(**kwargs: Any) -> Any:
+        tx, dtype = case.factory(**kwargs), kwargs.get("state_dtype")
+        if dtype is None or isinstance(dtype, dict):
+            return tx
+        narrow = lambda tree: jax.tree.map(lambda a: a.astype(dtype).astype(a.dtype), tree)
+        return optax.GradientTransformationExtraArgs(tx.init, lambda u, s, p=None: tx.update(narrow(u), s, p))
+
+    return dataclasses.replace(case, factory=factory)
+
+
+def _shaped_like_parameters(state: Any, params: Any) -> list[str]:
+    """The fields with arrays of the parameters' shapes."""
+    shapes = lambda tree: {a.shape for a in jax.tree.leaves(tree)}
+    return [f for f in state._fields if shapes(getattr(state, f)) & shapes({"w": params["w"]})]
+
+
+@law("C6", tier="O", plant=_narrow_from_the_start)
+def state_is_stored_as_asked(case: Case) -> None:
+    """What is stored in `state_dtype` is all arrays of a parameter's shape, or a field's; the step is float32's."""
+    if "state_dtype" not in inspect.signature(case.entry.factory).parameters:
+        return  # it keeps nothing of the parameters' shapes; its ledger is the signature
+    params, gs = params_like(), [jax.tree.map(lambda a, i=i: a[i], grads_like(3)) for i in range(3)]
+    plain = transformation(case)
+    full = plain.init(params)
+    fields = _shaped_like_parameters(full, params)
+    if not fields:
+        with pytest.raises(ValueError, match="state_dtype: no array to store"):
+            case.tx(state_dtype="bfloat16")
+        return
+    with pytest.raises(ValueError, match=f"state_dtype: no nothing to store; there are {', '.join(fields)}"):
+        case.tx(state_dtype={"nothing": "bfloat16"})
+    shapes = {x.shape for x in params.values()}
+    for asked in ("bfloat16", {fields[-1]: "float16"}):
+        tx, narrow = case.tx(state_dtype=asked), fields if isinstance(asked, str) else fields[-1:]
+        for state in (tx.init(params), jax.eval_shape(tx.update, gs[0], tx.init(params), params)[1]):
+            for f in state._fields:
+                pairs = zip(jax.tree.leaves(getattr(state, f)), jax.tree.leaves(getattr(full, f)), strict=True)
+                for a, wide_a in pairs:
+                    dtype = "float16" if isinstance(asked, dict) else asked
+                    expected = jnp.dtype(dtype) if f in narrow and a.shape in shapes else wide_a.dtype
+                    assert a.dtype == expected, f"{case.id}: {f} with state_dtype={asked} is {a.dtype}"
+    tx = case.tx(state_dtype="bfloat16")
+    state, update = tx.init(params), jax.jit(tx.update)
+    for g in gs:
+        decoded = jax.tree.map(lambda a, like: a.astype(like.dtype), state, full)
+        exact, after = jitted(case)[0](g, decoded, params)
+        updates, state = update(g, state, params)
+        assert_close(f"{case.id}: the update with state_dtype", updates, exact, 1e-6)
+        for (path, a), b in zip(leaves_named(state), jax.tree.leaves(after), strict=True):
+            bound = float(jnp.finfo(jnp.bfloat16).eps) if a.dtype == jnp.bfloat16 else 1e-6
+            assert_close(f"{case.id}: {path} with state_dtype", a, b, bound)

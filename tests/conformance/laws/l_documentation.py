@@ -87,9 +87,8 @@ def documented_formula_is_the_code(case: Case) -> None:
     for name in parameters:
         assert re.search(rf"^    {name}: .", doc, re.MULTILINE), f"{case.id}: {name} is not listed in the docstring"
         in_formula = re.search(rf"\b{name}\b", start + "\n" + step)
-        where_or_what = (
-            GLOSSARY[name].choices or GLOSSARY[name].limit or name == "mask"
-        )  # not a part of the equations on one array
+        word = GLOSSARY[name]  # these are no part of the equations on one array
+        where_or_what = word.choices or word.limit or word.storage or name == "mask"
         assert in_formula or where_or_what, f"{case.id}: {name} is in no equation"
     direction = case.entry.direction
     if direction is not None:
