@@ -45,8 +45,9 @@ def ways() -> list[Way]:
         Way("state 8bit", jnp.float32, compressed("8bit"), 0.02),
         Way("state 4bit", jnp.float32, compressed("4bit"), 0.06),
         Way("parameters bfloat16", jnp.bfloat16, lambda tx: tx, None),
-        Way("the same, stochastic rounding", jnp.bfloat16, rounding, 0.02),
-        Way("the same, Kahan", jnp.bfloat16, lambda tx: optax.chain(tx, precision.kahan()), 0.02),
+        Way("the same, stochastic_rounding", jnp.bfloat16, rounding, 0.02),
+        Way("the same, kahan", jnp.bfloat16, lambda tx: optax.chain(tx, precision.kahan()), 0.02),
+        Way("the same, master_weights", jnp.bfloat16, precision.master_weights, 0.02),
     ]
 
 
@@ -90,7 +91,7 @@ class Transformer(nnx.Module):
 
     def __call__(self, text: jax.Array) -> jax.Array:
         """Bytes (batch, length) to scores of the next ones (batch, length, 256)."""
-        x = self.embed(text) + self.place(jnp.arange(text.shape[-1]))
+        x = self.embed(text) + self.place(jnp.broadcast_to(jnp.arange(text.shape[-1]), text.shape))
         x = x + self.attention(self.before(x), mask=nnx.make_causal_mask(text))
         x = x + self.narrow(nnx.gelu(self.wide(self.between(x))))
         return self.head(self.last(x))

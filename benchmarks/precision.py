@@ -26,6 +26,7 @@ from matplotlib.ticker import PercentFormatter
 
 import adaptx
 from adaptx import precision
+from benchmarks import low_precision
 from benchmarks.dense import QUICK_NOTE, RATE, SCALAR_BYTES, Tree, jax_start
 from benchmarks.low_precision import SEEDS, Problem, Result, bytes_problem, digits_problem, trained
 from benchmarks.plots import COLOURS, LOOK
@@ -215,7 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     makers: list[Callable[[], Problem]] = [digits_problem, bytes_problem]
     if arguments.quick:
         print(QUICK_NOTE)
-        makers = [functools.partial(digits_problem, 8), functools.partial(bytes_problem, 3, 2, 16)]
+        makers = [functools.partial(digits_problem, 8)]
     found: list[Cost] = []
     losses: dict[str, list[Result]] = {}
 
@@ -226,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     jobs = [("step", lambda tick: found.extend(costs(tree, rounds, tick)))]
     jobs += [(f"training {i + 1}", functools.partial(train, make)) for i, make in enumerate(makers)]
-    done = measured(jobs, rounds + 7 * seeds * len(makers))
+    done = measured(jobs, rounds + len(low_precision.ways()) * seeds * len(makers))
     if found:
         slack = SCALAR_BYTES * (tree.leaves + 8) / tree.parameters
         missed = sum(bool(cost.misses(slack)) for cost in found)

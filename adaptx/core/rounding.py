@@ -76,13 +76,13 @@ def stochastic(x: Array, dtype: Any, bits: Array) -> Array:
     return jnp.where(jnp.isfinite(x), jnp.clip(near, -top, top), x).astype(dtype)
 
 
-def noise(shape: tuple[int, ...], salt: Array) -> Array:
+def noise(shape: tuple[int, ...], salt: Array, start: Any = 0) -> Array:
     """32 random bits for each position of an array, from the salt and the position alone: however the array is sharded
-    they are the same."""
+    they are the same. `start`: where a part of a larger array begins."""
     position = jnp.zeros(shape, jnp.uint32)
     for axis, size in enumerate(shape):
         position = position * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
-    return _mixed(position * np.uint32(0x9E3779B9) + salt)
+    return _mixed((position + jnp.asarray(start, jnp.uint32)) * np.uint32(0x9E3779B9) + salt)
 
 
 def salted(seed: int, count: Array, path: str) -> Array:

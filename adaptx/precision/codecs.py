@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from adaptx.core.rounding import stochastic
+
 # What a code that stands for something is at least: smaller products are flushed to 0, and a second moment of 0 under a
 # first one that is not gives a step of m / eps.
 LEAST = float(jnp.finfo(jnp.float32).tiny)
@@ -20,12 +22,14 @@ class Codec:
     """Two functions on float32 arrays whose last axis is a block, whatever axes come before it.
 
     encode(x) gives an array, or a tree of them, with the same axes before the last; decode undoes it. A block must not
-    depend on another, so that blocks may lie on different devices.
+    depend on another, so that blocks may lie on different devices. If `noisy`, it is encode(x, bits), with 32 random
+    bits for each number, others in each step.
     """
 
     name: str
-    encode: Callable[[Array], Any] = dataclasses.field(repr=False)
+    encode: Callable[..., Any] = dataclasses.field(repr=False)
     decode: Callable[[Any], Array] = dataclasses.field(repr=False)
+    noisy: bool = False
 
 
 def _sixteen(name: str, dtype: Any) -> Codec:
@@ -36,6 +40,10 @@ def _sixteen(name: str, dtype: Any) -> Codec:
 
 bfloat16: Codec = _sixteen("bfloat16", jnp.bfloat16)
 float16: Codec = _sixteen("float16", jnp.float16)
+# Averages that move by less than a half of the last place move in the mean.
+bfloat16_stochastic: Codec = Codec(
+    "bfloat16_stochastic", lambda x, bits: bfloat16.encode(stochastic(x, jnp.bfloat16, bits)), bfloat16.decode, True
+)
 
 
 def _scaled(

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +20,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.tree_util import FlattenedIndexKey, GetAttrKey, keystr
 
 from adaptx.core.checks import check_kind
+from adaptx.core.moments import next_count
 from adaptx.core.registry import checked
+from adaptx.core.rounding import noise, salted
 from adaptx.glossary import GLOSSARY, Argument, is_count
 from adaptx.precision import codecs
 from adaptx.precision.codecs import Codec
@@ -43,6 +46,7 @@ def _named(first: Codec, second: Codec) -> tuple[Store, ...]:
 
 NAMED: dict[str, tuple[Store, ...]] = {
     "bfloat16": _named(codecs.bfloat16, codecs.bfloat16),
+    "bfloat16_stochastic": _named(codecs.bfloat16_stochastic, codecs.bfloat16_stochastic),
     "8bit": _named(codecs.signed8, codecs.positive8),
     "4bit": _named(codecs.signed4, codecs.positive4),
 }
@@ -80,6 +84,7 @@ class CompressedState(NamedTuple):
     """The state of compress_state."""
 
     inner: Any  # the state of the wrapped optimizer, with a `Stored` in place of each leaf that a rule is for
+    steps: Any = None  # made so far, where a codec draws noise
 
 
 WORDS = {
@@ -111,11 +116,15 @@ def compress_state(
         tx = adaptx.precision.compress_state(adaptx.adamw(1e-3), "8bit")
         print(adaptx.precision.memory(tx, params))
 
-    tx is any transformation, of this library or of Optax. "8bit", "4bit" and "bfloat16" store first moments (`mu`,
+    tx is any transformation, of this library or of Optax. The named rules store first moments (`mu`,
     `trace`, `momentum`) and second ones (`nu`, `nu_max`, `sum_of_squares`) of at least 4,096 numbers, where the
     parameter's path does not say "embed". A `Store` says it for one field, with a codec of `precision.codecs` or your
     own. Blocks of `block` numbers of a leaf, in C order, have a scale of their own. The blocks of a sharded leaf lie
-    within its shards, and so are sharded as it is: where parameters are sharded, call `init` outside of `jit`.
+    within its shards, and so are sharded as it is: where parameters are sharded, call `init` outside of `jit`. (Not so
+    under nnx.Optimizer, which hands the state back without saying how it was sharded: blocks are the whole array's.)
+
+    "bfloat16_stochastic" rounds up or down at random: an average that moves by less than half of the last place in a
+    step (with b2 = 0.999 it shrinks by a quarter) moves in the mean. The noise is a hash of step, leaf and position.
 
     What is decoded and what is encoded are whole arrays for a moment: the state shrinks, and on CPU the memory that a
     step takes for that moment grows by up to 12 bytes a parameter.
@@ -127,18 +136,36 @@ def compress_state(
     tx, stores = optax.with_extra_args_support(tx), NAMED[rules] if isinstance(rules, str) else tuple(rules)
 
     def init(params: Any) -> CompressedState:
+        _known_to_flax()
         found, treedef = jax.tree_util.tree_flatten_with_path(tx.init(params))
-        return CompressedState(treedef.unflatten([_first(path, leaf, stores, block) for path, leaf in found]))
+        split = not _is_nnx(params)
+        inner = treedef.unflatten([_first(path, leaf, stores, block, split) for path, leaf in found])
+        return CompressedState(inner, jnp.zeros([], jnp.int32) if any(s.codec.noisy for s in stores) else None)
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, CompressedState]:
         check_kind("compress_state", CompressedState, state)
+        found = jax.tree.leaves(state, is_leaf=lambda x: is_stored(x) or _is_nnx(x))
+        if any(map(_is_nnx, found)) and not any(map(is_stored, jax.tree.leaves(state, is_leaf=is_stored))):
+            state = _in_form(state, jax.eval_shape(init, updates if params is None else params))
         full = jax.tree.map(decoded, state.inner, is_leaf=is_stored)
         us, new = tx.update(updates, full, params, **extra)
-        return us, CompressedState(jax.tree.map(_encoded_like, state.inner, new, is_leaf=is_stored))
+        like = lambda path, old, a: _encoded_like(old, a, salt_of(state, keystr(path)))
+        inner = jax.tree_util.tree_map_with_path(like, state.inner, new, is_leaf=is_stored)
+        return us, CompressedState(inner, counted(state))
 
     compressed = _Compressed(init, update)
     compressed.tx = tx
     return compressed
+
+
+def salt_of(state: CompressedState, path: str) -> Array:
+    """What makes the noise of this step and of the leaf at a path of `inner` its own."""
+    return jnp.uint32(0) if state.steps is None else salted(0, state.steps, path)
+
+
+def counted(state: CompressedState) -> Any:
+    """The steps after this one."""
+    return None if state.steps is None else next_count(state.steps)
 
 
 def is_stored(x: Any) -> bool:
@@ -146,14 +173,34 @@ def is_stored(x: Any) -> bool:
     return isinstance(x, Stored)
 
 
-def _first(path: Any, leaf: Any, stores: Sequence[Store], block: int) -> Any:
-    """A leaf of a new state, encoded where a rule says so."""
+def _is_nnx(tree: Any) -> bool:
+    """Whether nnx.Optimizer may have the state: it hands a compressed leaf back as its arrays alone."""
+    return isinstance(tree, getattr(sys.modules.get("flax.nnx"), "State", ()))
+
+
+def _in_form(state: CompressedState, like: CompressedState) -> CompressedState:
+    """What nnx.Optimizer hands back, with its arrays in compressed leaves again; anything else as it is."""
+    arrays, shape = jax.tree.leaves(state), lambda tree: [a.shape for a in jax.tree.leaves(tree)]
+    return jax.tree.unflatten(jax.tree.structure(like), arrays) if shape(state) == shape(like) else state
+
+
+def _known_to_flax() -> None:
+    """Lets flax.serialization, where it is used, write and read compressed leaves."""
+    flax: Any = sys.modules.get("flax.serialization")
+    if flax is not None:
+        write = lambda s: {"parts": flax.to_state_dict(s.parts)}
+        read = lambda s, kept: dataclasses.replace(s, parts=flax.from_state_dict(s.parts, kept["parts"]))
+        flax.register_serialization_state(Stored, write, read, override=True)
+
+
+def _first(path: Any, leaf: Any, stores: Sequence[Store], block: int, split: bool) -> Any:
+    """A leaf of a new state, encoded where a rule says so; `split`: with blocks of its shards' own."""
     store = next((s for s in stores if _fits(s, path, leaf)), None)
     if store is None:
         return leaf
-    sharding = None if isinstance(leaf, Tracer) else leaf.sharding
+    sharding = leaf.sharding if split and not isinstance(leaf, Tracer) else None
     sharding = sharding if isinstance(sharding, NamedSharding) and _axes(sharding) else None
-    encode = jax.jit(lambda x: _encoded(x, sharding, store.codec, block))
+    encode = jax.jit(lambda x: _encoded(x, sharding, store.codec, block, jnp.uint32(0)))
     if not isinstance(leaf, jax.ShapeDtypeStruct):
         return encode(leaf)
     form = jax.eval_shape(encode, leaf)
@@ -184,10 +231,16 @@ def on_shards(f: Any, sharding: NamedSharding | None, into: Any, out: Any) -> An
     return jax.shard_map(f, mesh=sharding.mesh, in_specs=into, out_specs=out) if sharding else f
 
 
-def rows_of(x: Array, codec: Codec, block: int) -> Any:
-    """An array in its codec's form, a row for each block."""
+def rows_of(x: Array, codec: Codec, block: int, salt: Any = None, start: Any = 0) -> Any:
+    """An array in its codec's form, a row for each block; `start`: where it begins, if it is a part."""
     flat = x.astype(jnp.float32).reshape(-1)
-    return codec.encode(jnp.pad(flat, (0, -flat.size % block)).reshape(-1, block))
+    rows = jnp.pad(flat, (0, -flat.size % block)).reshape(-1, block)
+    return codec.encode(rows, noise(rows.shape, salt, start)) if codec.noisy else codec.encode(rows)
+
+
+def own_salt(salt: Array, sharding: NamedSharding | None) -> Array:
+    """The salt of a shard, inside of `on_shards`: positions in it begin at 0."""
+    return salted(0, jax.lax.axis_index(_axes(sharding)).astype(jnp.uint32) + salt, "") if sharding else salt
 
 
 def array_of(parts: Any, codec: Codec, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -200,10 +253,12 @@ def block_of(s: Stored) -> int:
     return jax.eval_shape(s.codec.decode, s.parts).shape[-1]
 
 
-def _encoded(x: Array, sharding: NamedSharding | None, codec: Codec, block: int) -> Stored:
+def _encoded(x: Array, sharding: NamedSharding | None, codec: Codec, block: int, salt: Array) -> Stored:
     leaf, rows = specs(sharding)
-    encode = on_shards(lambda x: rows_of(x, codec, block), sharding, (leaf,), rows)
-    return Stored(encode(x), x.shape, np.dtype(x.dtype), sharding, codec)
+    own = lambda x, *salt: rows_of(x, codec, block, *(own_salt(s, sharding) for s in salt))
+    drawn = (salt,) if codec.noisy else ()
+    encode = on_shards(own, sharding, (leaf, *(PartitionSpec() for _ in drawn)), rows)
+    return Stored(encode(x, *drawn), x.shape, np.dtype(x.dtype), sharding, codec)
 
 
 def decoded(s: Any) -> Any:
@@ -214,5 +269,5 @@ def decoded(s: Any) -> Any:
     return on_shards(lambda parts: array_of(parts, s.codec, shape, s.dtype), s.sharding, (rows,), leaf)(s.parts)
 
 
-def _encoded_like(old: Any, new: Any) -> Any:
-    return _encoded(new.astype(old.dtype), old.sharding, old.codec, block_of(old)) if is_stored(old) else new
+def _encoded_like(old: Any, new: Any, salt: Array) -> Any:
+    return _encoded(new.astype(old.dtype), old.sharding, old.codec, block_of(old), salt) if is_stored(old) else new

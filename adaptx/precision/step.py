@@ -12,7 +12,7 @@ import optax
 from adaptx.core import checks
 from adaptx.core.lift import Made, lift, made_of
 from adaptx.core.registry import OPTIMIZERS
-from adaptx.precision.compress import CompressedState, block_of, inside, is_stored
+from adaptx.precision.compress import CompressedState, block_of, inside, is_stored, salt_of
 from adaptx.precision.walk import Walk
 
 CHUNK = 1 << 16  # numbers; more only takes more memory, fewer are slower
@@ -55,7 +55,7 @@ def step(tx: Any, grads: Any, params: Any, state: Any, **extra: Any) -> tuple[An
         raise TypeError(f"precision.step: tx must be what compress_state gives, got {checks.shown(tx)}")
     checks.check_kind("precision.step", CompressedState, state)
     made = made_of(inner)
-    walks = _walks(made, grads, params, state.inner) if made and _by_element(made) else {}
+    walks = _walks(made, grads, params, state) if made and _by_element(made) else {}
     if not walks:
         updates, state = tx.update(grads, state, params, **extra)
         return optax.apply_updates(params, updates), state
@@ -67,19 +67,19 @@ def step(tx: Any, grads: Any, params: Any, state: Any, **extra: Any) -> tuple[An
         """The tree with some of its leaves replaced."""
         return treedef.unflatten([own.get(i, leaf) for i, leaf in enumerate(treedef.flatten_up_to(tree))])
 
-    new: Any
+    after: Any
     # The rest first, as a tree without these leaves: it also gives the new count.
     without = dict.fromkeys(walks)
     rest = state.inner._replace(**{f: among(getattr(state.inner, f), without) for f in fields})
-    updates, new = tx.update(among(grads, without), CompressedState(rest), params, **extra)
-    new = new.inner
+    updates, after = tx.update(among(grads, without), CompressedState(rest, state.steps), params, **extra)
+    new = after.inner
     pairs = zip(treedef.flatten_up_to(params), treedef.flatten_up_to(updates), strict=True)
     xs = {i: x if u is None else optax.apply_updates(x, u) for i, (x, u) in enumerate(pairs)}
     walked, turn = {}, jnp.int32(0)
     for i, walk in walks.items():
         walked[i], turn = walk.result(state.inner, extra, turn)
     slots = {f: among(getattr(new, f), {i: held[f] for i, (_, held) in walked.items()}) for f in fields}
-    return among(params, {**xs, **{i: x for i, (x, _) in walked.items()}}), CompressedState(new._replace(**slots))
+    return among(params, {**xs, **{i: x for i, (x, _) in walked.items()}}), after._replace(inner=new._replace(**slots))
 
 
 def _by_element(made: Made) -> bool:
@@ -88,8 +88,9 @@ def _by_element(made: Made) -> bool:
     return entry is not None and not made.rule.trees and set(entry.reduces) == {"element"}
 
 
-def _walks(made: Made, grads: Any, params: Any, state: Any) -> dict[int, Walk]:
+def _walks(made: Made, grads: Any, params: Any, whole: CompressedState) -> dict[int, Walk]:
     """By position, the leaves that are walked through: large ones of which something is compressed."""
+    state: Any = whole.inner
     name, first = f"precision.step: {made.name}", {f: slot for f, slot in made.rule.slots.items() if slot is not None}
     checks.require(name, ["params"], {"params": params})
     checks.check_kind(name, made.rule.State, state)
@@ -114,5 +115,6 @@ def _walks(made: Made, grads: Any, params: Any, state: Any) -> dict[int, Walk]:
             continue
         then = made.then and made.then._replace(mask=None, weight_decay=made.then.weight_decay if decayed[i] else None)
         chunk = block * max(min(blocks // 2, CHUNK // block), 1)
-        walks[i] = Walk(lift(made.name, made.rule, then), g, xs[i], own, chunk)
+        salts = {f: salt_of(whole, f".{f}" + at[i].removeprefix("the root")) for f in own}
+        walks[i] = Walk(lift(made.name, made.rule, then), g, xs[i], own, salts, chunk)
     return walks

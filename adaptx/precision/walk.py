@@ -13,7 +13,7 @@ from jax import Array
 from jax.sharding import PartitionSpec
 
 from adaptx.precision.codecs import Codec
-from adaptx.precision.compress import array_of, block_of, decoded, is_stored, on_shards, rows_of, specs
+from adaptx.precision.compress import array_of, block_of, decoded, is_stored, on_shards, own_salt, rows_of, specs
 
 
 class Walk(NamedTuple):
@@ -23,6 +23,7 @@ class Walk(NamedTuple):
     g: Array
     x: Array
     slots: dict[str, Any]  # arrays, or `Stored`
+    salts: dict[str, Array]  # of their noise
     chunk: int  # numbers, in whole blocks; at most half of what a device has
 
     def result(self, state: Any, extra: dict[str, Any], turn: Array) -> Any:
@@ -34,21 +35,24 @@ class Walk(NamedTuple):
         held = {f: a.parts if is_stored(a) else a for f, a in arrays.items()}
         numbers = jax.tree.map(decoded, state._replace(**dict.fromkeys(self.slots)), is_leaf=is_stored)
         lanes = {f: _Rows.of(a) if is_stored(a) else _Plain(a.dtype) for f, a in arrays.items()}
-        walked, args = functools.partial(self.walked, lanes), (held, self.g, numbers, extra, turn)
+        walked = functools.partial(self.walked, lanes, lambda salt: own_salt(salt, sharding))
+        args = held, self.g, numbers, extra, self.salts, turn
         if sharding is None:
             new, turn = walked(*args)
         else:  # what one shard is at is nothing to the others
-            new = on_shards(lambda *args: walked(*args)[0], sharding, (split, leaf, one, one, one), split)(*args)
+            new = on_shards(lambda *args: walked(*args)[0], sharding, (split, leaf, *[one] * 4), split)(*args)
         slots = {f: dataclasses.replace(s, parts=new[f]) if is_stored(s) else new[f] for f, s in self.slots.items()}
         return (new[""], slots), turn
 
-    def walked(self, lanes: Any, held: Any, g: Array, numbers: Any, extra: Any, turn: Array) -> Any:
+    def walked(
+        self, lanes: Any, own: Any, held: Any, g: Array, numbers: Any, extra: Any, salts: Any, turn: Array
+    ) -> Any:
         """The parameter, at "", and the slots of a shard after the step.
 
         What is new of a chunk is written before the next one is read. So no buffer is read after it was written to,
         and XLA copies none.
         """
-        gradient, shape, size = _Plain(g.dtype), g.shape, g.size
+        gradient, shape, size, salts = _Plain(g.dtype), g.shape, g.size, jax.tree.map(own, salts)
         held, g = {f: lane.opened(held[f]) for f, lane in lanes.items()}, gradient.opened(g)
 
         def computed(held: Any, at: Any, size: int) -> Any:
@@ -56,7 +60,7 @@ class Walk(NamedTuple):
             x = now.pop("")
             u, s = self.tx.update(gradient.read(g, at, size), numbers._replace(**now), x, **extra)
             new = {"": optax.apply_updates(x, u), **{f: getattr(s, f) for f in now}}
-            return {f: lane.form(new[f]) for f, lane in lanes.items()}
+            return {f: lane.form(new[f], at, salts.get(f)) for f, lane in lanes.items()}
 
         def written(held: Any, at: Any, new: Any) -> Any:
             return {f: lane.written(held[f], at, new[f]) for f, lane in lanes.items()}
@@ -90,7 +94,8 @@ class _Plain(NamedTuple):
 
     dtype: Any
 
-    def form(self, a: Array) -> Array:
+    def form(self, a: Array, at: Any = 0, salt: Any = None) -> Array:
+        del at, salt
         a = a.astype(self.dtype)
         return jax.lax.bitcast_convert_type(a, jnp.uint16) if self.dtype == jnp.bfloat16 else a
 
@@ -119,8 +124,8 @@ class _Rows(NamedTuple):
     def of(cls, s: Any) -> _Rows:
         return cls(s.codec, block_of(s), s.dtype)
 
-    def form(self, a: Array) -> Any:
-        return rows_of(a.astype(self.dtype), self.codec, self.block)
+    def form(self, a: Array, at: Any, salt: Any) -> Any:
+        return rows_of(a.astype(self.dtype), self.codec, self.block, salt, at)
 
     def opened(self, parts: Any) -> Any:
         return parts

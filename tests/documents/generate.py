@@ -20,6 +20,7 @@ README = ROOT / "README.md"
 CATALOGUE = ROOT / "adaptx" / "CATALOGUE.md"
 SWEEP_REPORT = ROOT / "benchmarks" / "results" / "sweep.md"
 SPARSE_REPORT = ROOT / "benchmarks" / "results" / "sparse.md"
+PRECISION_REPORT = ROOT / "benchmarks" / "results" / "precision.md"
 
 
 def readme_table() -> str:
@@ -82,6 +83,47 @@ def sweep_line() -> str:
         f"1/{faster:.0f} of the time of the loop that compiles `optax.adam` anew for each, and {beside:.2f} times that "
         "of the best other way"
     )
+
+
+# How a row of the costs is stored, and which row of the losses that is.
+CHOICES = {
+    "adamw": ("nothing: `adamw` in float32", "float32"),
+    "bfloat16, precision.step": ('`compress_state(tx, "bfloat16")`, `precision.step`', "state bfloat16"),
+    "8bit, precision.step": ('`compress_state(tx, "8bit")`, `precision.step`', "state 8bit"),
+    "4bit, precision.step": ('`compress_state(tx, "4bit")`, `precision.step`', "state 4bit"),
+    "bfloat16, update": ('`compress_state(tx, "bfloat16")`, `update`', "state bfloat16"),
+    "8bit, update": ('`compress_state(tx, "8bit")`, `update`', "state 8bit"),
+    "4bit, update": ('`compress_state(tx, "4bit")`, `update`', "state 4bit"),
+    "bfloat16 parameters, adamw": ("bfloat16 parameters, nothing else", "parameters bfloat16"),
+    "the same, stochastic_rounding": ("the same, `stochastic_rounding`", "the same, stochastic_rounding"),
+    "the same, kahan": ("the same, `kahan`", "the same, kahan"),
+    "the same, master_weights": ("the same, `master_weights`", "the same, master_weights"),
+}
+
+
+def precision_table() -> str:
+    """What each choice costs, from the last report."""
+    text = PRECISION_REPORT.read_text()
+    costs, *trainings = (_rows(part) for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:])
+    problems = re.findall(r"^## Training: (.*),", text, re.MULTILINE)
+    backend = re.search(r"^- Machine: (.*)$", text, re.MULTILINE)
+    assert backend, "run `make bench-precision`"
+    rows = [
+        f"| AdamW | state, bytes a parameter | set aside in a step | time | {' | '.join(problems)} |",
+        "|---|---|---|---|" + "---|" * len(problems),
+    ]
+    for name, (choice, loss) in CHOICES.items():
+        _, times, temporary, state, _ = costs[name]
+        losses = " | ".join("" if loss == "float32" else training[loss][1] for training in trainings)
+        rows.append(f"| {choice} | {state} | {temporary} | {times} x | {losses} |")
+    rows.append(f"\nMeasured on: {backend[1]}. Not measured on accelerators.")
+    return "\n".join(rows)
+
+
+def _rows(text: str) -> dict[str, list[str]]:
+    """The rows of a report's table, by their first cell."""
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    return {first: rest for first, *rest in lines}
 
 
 def laws_line() -> str:
@@ -169,6 +211,7 @@ def readme() -> str:
     text = with_section(text, "sparse", sparse_table())
     text = with_section(text, "speed", speed())
     text = with_section(text, "sweep", sweep_line())
+    text = with_section(text, "precision", precision_table())
     return with_section(text, "laws", laws_line())
 
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adaptx.core.rounding import noise
 from adaptx.precision import codecs
 from adaptx.precision.codecs import Codec
 
@@ -138,3 +139,16 @@ def test_bytes(codec: Codec) -> None:
     stored = codec.encode(jnp.ones((10, WIDTH)))
     assert sum(part.nbytes for part in jax.tree.leaves(stored)) == 10 * BYTES[codec.name]
     assert all(part.shape[0] == 10 for part in jax.tree.leaves(stored))
+
+
+def test_the_noisy_codec_rounds_to_a_neighbour_and_keeps_the_mean() -> None:
+    codec, plain = codecs.bfloat16_stochastic, codecs.bfloat16
+    assert codec.noisy
+    assert not plain.noisy
+    x = jnp.full((1000, 128), 1 + 0.3 * 2.0**-7)
+    found = codec.decode(codec.encode(x, noise(x.shape, jnp.uint32(1))))
+    assert set(np.unique(found)) == {1.0, 1 + 2.0**-7}
+    # 128,000 draws, to five standard deviations.
+    assert abs(np.mean(found == 1) - 0.7) < 5 * np.sqrt(0.21 / found.size)
+    exact = plain.decode(plain.encode(x))
+    np.testing.assert_array_equal(codec.decode(codec.encode(exact, noise(x.shape, jnp.uint32(2)))), exact)

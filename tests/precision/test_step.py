@@ -20,7 +20,7 @@ from adaptx.precision import Store, codecs, compress_state
 from benchmarks.needs import STAND_INS
 from tests.conformance.cases import CASES, PER_OPTIMIZER, Case
 
-NAMED = ("bfloat16", "8bit", "4bit")
+NAMED = ("bfloat16", "bfloat16_stochastic", "8bit", "4bit")
 named = pytest.mark.parametrize("rules", NAMED)
 # Beside one of four chunks and a rest of half a block: one of two chunks, one too small for a loop, a number.
 SHAPES = {"w": (1100, 250), "two": (80_000,), "small": (48, 100), "s": ()}
