@@ -46,8 +46,10 @@ def is_flag(value: Any) -> bool:
 
 def is_storage(value: Any) -> bool:
     """A dtype that state may be stored in, or its name."""
+    if not isinstance(value, str | type | np.dtype):
+        return False
     try:
-        return jnp.dtype(value) in map(jnp.dtype, ("bfloat16", "float16", "float32", "float64"))
+        return jnp.dtype(value) in map(jnp.dtype, ("bfloat16", "float32", "float64"))
     except TypeError:
         return False
 
@@ -115,9 +117,9 @@ GLOSSARY: dict[str, Argument] = {
     ),
     "mask": _mask("where the decay applies; needs weight_decay", none="everywhere", needs="weight_decay"),
     "state_dtype": Argument(
-        "what state arrays of a parameter's shape are stored in, all or by field; the step is float32 or wider",
-        "bfloat16, float16, float32 or float64, or a dict of fields with these",
-        lambda v: bool(v) and all(map(is_storage, v.values() if isinstance(v, dict) else [v])),
+        "what averages and sums that are like a parameter are stored in, all or by field; steps are float32 or wider",
+        "bfloat16, float32 or float64, or a dict of fields with these",
+        lambda v: all(map(is_storage, v.values())) and bool(v) if isinstance(v, dict) else is_storage(v),
         static=True,
         none="float32, or as wide as the parameter",
         storage=True,

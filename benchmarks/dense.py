@@ -324,7 +324,8 @@ class Row(NamedTuple):
 
 
 def first_call_rounds(tree: Tree, repeats: int) -> int:
-    return max(1, tree.first_calls * repeats // 5)
+    """As many as at 5 repeats at most: a step's noise is what takes more of them."""
+    return max(1, tree.first_calls * min(repeats, 5) // 5)
 
 
 def measure(name: str, tree: Tree, repeats: int, tick: Callable[[], None]) -> Row:

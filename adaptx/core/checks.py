@@ -14,8 +14,6 @@ from adaptx.core.rounding import real
 from adaptx.core.rule import Like, Slot, narrowed
 from adaptx.glossary import is_flag
 
-_ANY = jax.ShapeDtypeStruct((2, 3), jnp.float32)
-
 
 def is_none(x: Any) -> bool:
     """A None gradient is a leaf: its parameter is left alone."""
@@ -135,16 +133,16 @@ def matching_state(name: str, grads: Any, at: list[str], gs: list[Any], state: A
 
 
 def narrowed_slots(name: str, slots: dict[str, Slot], state_dtype: Any) -> dict[str, Slot]:
-    """The slots in the dtype, or by field in the dtypes, that are asked for; what it would not reach is said."""
+    """The slots in the dtype, or by field in the dtypes, that are asked for. Only those that are declared to be like a
+    parameter: a first parameter that distances are measured from is none, nor are sums over rows and columns."""
     if state_dtype is None:
         return slots
-    shaped = lambda slot: any(a.shape == (2, 3) for a in jax.tree.leaves(jax.eval_shape(slot, _ANY)))
-    arrays = [field for field, slot in slots.items() if shaped(slot)]
+    arrays = {field: slot for field, slot in slots.items() if isinstance(slot, Like)}
     asked = state_dtype if isinstance(state_dtype, dict) else dict.fromkeys(arrays, state_dtype)
-    if not asked or not asked.keys() <= set(arrays):
+    if not asked or not asked.keys() <= arrays.keys():
         unknown = ", ".join(str(field) for field in asked if field not in arrays) if arrays else "array"
         raise ValueError(f"{name}: state_dtype: no {unknown} to store; there are {', '.join(arrays) or 'none'}")
-    return {f: narrowed(slot, asked[f]) if f in asked else slot for f, slot in slots.items()}
+    return {**slots, **{field: narrowed(arrays[field], dtype) for field, dtype in asked.items()}}
 
 
 def shown(value: Any) -> str:

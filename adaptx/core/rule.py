@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
@@ -67,12 +66,10 @@ class Like:
         return jnp.where(x != x, full, full) if isinstance(x, Tracer) else full
 
 
-def narrowed(slot: Slot, dtype: Any) -> Slot:
-    """The slot, with what has the parameter's shape stored in a dtype; complex numbers stay as they are."""
+def narrowed(slot: Like, dtype: Any) -> Like:
+    """The slot in another dtype; complex numbers stay as they are."""
     kept = lambda own: own if jnp.issubdtype(own, jnp.complexfloating) else jnp.dtype(dtype)
-    if isinstance(slot, Like):
-        return Like(slot.value, lambda wide: kept(slot.dtype_of(wide)))
-    return lambda x: jax.tree.map(lambda a: a.astype(kept(a.dtype)) if a.shape == jnp.shape(x) else a, slot(x))
+    return Like(slot.value, lambda wide: kept(slot.dtype_of(wide)))
 
 
 def filled(value: Any) -> Slot:

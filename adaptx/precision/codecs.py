@@ -65,7 +65,7 @@ def _scaled(
         code = (jnp.where(x < 0, -code, code) if signed else jnp.where(size == 0, 0, jnp.maximum(code, 1))).astype(
             jnp.int8 if signed else jnp.uint8
         )
-        return (_packed(code) if most < 16 else code), scale
+        return (_packed(code, signed) if most < 16 else code), scale
 
     def decode(stored: tuple[Array, Array]) -> Array:
         code, scale = stored
@@ -77,9 +77,9 @@ def _scaled(
     return Codec(name, encode, decode)
 
 
-def _packed(code: Array) -> Array:
-    """The first half of each block in the lower four bits, the second in the upper: no strides."""
-    halves = (code.astype(jnp.uint8) & 15).reshape(*code.shape[:-1], 2, -1)
+def _packed(code: Array, signed: bool) -> Array:
+    """The first half of each block in the lower four bits, the second in the upper: no strides. Signed: 8 for 0."""
+    halves = (code + 8 if signed else code).astype(jnp.uint8).reshape(*code.shape[:-1], 2, -1)
     # As a sum: of two slices that are joined by `|` XLA on CPU would compute the codes in one thread.
     return jnp.sum(halves << _shifts(halves.shape), axis=-2, dtype=jnp.uint8)
 
@@ -88,7 +88,7 @@ def _unpacked(packed: Array, signed: bool) -> Array:
     shape = (*packed.shape[:-1], 2, packed.shape[-1])
     halves = (jnp.broadcast_to(packed[..., None, :], shape) >> _shifts(shape)) & 15
     code = halves.reshape(*packed.shape[:-1], -1).astype(jnp.int8)
-    return jnp.where(code > 7, code - 16, code) if signed else code
+    return code - 8 if signed else code
 
 
 def _shifts(shape: tuple[int, ...]) -> Array:

@@ -91,7 +91,7 @@ WORDS = {
     "tx": GLOSSARY["tx"],
     "rules": Argument(
         "which leaves of the state are stored how; the first rule that fits counts, other leaves stay as they are",
-        f"{', '.join(map(repr, NAMED))} or a sequence of `Store`",
+        f"{', '.join(map(repr, NAMED))} or a sequence of `Store`(field, a codec, a regular expression, an int >= 0)",
         lambda v: v in NAMED if isinstance(v, str) else _are_rules(v),
     ),
     "block": Argument("how many numbers share a scale", "an even int >= 2", lambda v: is_count(v, 2) and v % 2 == 0),
@@ -99,7 +99,17 @@ WORDS = {
 
 
 def _are_rules(value: Any) -> bool:
-    return isinstance(value, Sequence) and all(isinstance(rule, Store) for rule in value)
+    return isinstance(value, Sequence) and all(map(_is_rule, value))
+
+
+def _is_rule(rule: Any) -> bool:
+    if not isinstance(rule, Store) or not isinstance(rule.field, str) or not isinstance(rule.codec, Codec):
+        return False
+    try:
+        re.compile(rule.path)
+    except (TypeError, re.error):
+        return False
+    return is_count(rule.min_size)
 
 
 @functools.partial(checked, words=WORDS)
@@ -138,7 +148,11 @@ def compress_state(
     def init(params: Any) -> CompressedState:
         _known_to_flax()
         found, treedef = jax.tree_util.tree_flatten_with_path(tx.init(params))
-        split = not _is_nnx(params)
+        split, fields = not _is_nnx(params), {key.name for path, _ in found for key in path if hasattr(key, "name")}
+        if unknown := [s.field for s in stores if not isinstance(rules, str) and s.field not in fields]:
+            raise ValueError(
+                f"compress_state: no field {unknown[0]} in the state; there are {', '.join(sorted(fields))}"
+            )
         inner = treedef.unflatten([_first(path, leaf, stores, block, split) for path, leaf in found])
         return CompressedState(inner, jnp.zeros([], jnp.int32) if any(s.codec.noisy for s in stores) else None)
 
@@ -188,9 +202,18 @@ def _known_to_flax() -> None:
     """Lets flax.serialization, where it is used, write and read compressed leaves."""
     flax: Any = sys.modules.get("flax.serialization")
     if flax is not None:
-        write = lambda s: {"parts": flax.to_state_dict(s.parts)}
-        read = lambda s, kept: dataclasses.replace(s, parts=flax.from_state_dict(s.parts, kept["parts"]))
+        write = lambda s: {"codec": s.codec.name, "parts": flax.to_state_dict(s.parts)}
+        read = lambda s, kept: _restored(s, kept["codec"], flax.from_state_dict(s.parts, kept["parts"]))
         flax.register_serialization_state(Stored, write, read, override=True)
+
+
+def _restored(like: Stored, codec: str, parts: Any) -> Stored:
+    """A compressed leaf as it was written, if it is of the same codec and blocks."""
+    shapes = lambda tree: [np.shape(a) for a in jax.tree.leaves(tree)]
+    if codec != like.codec.name or shapes(parts) != shapes(like.parts):
+        told = f"{codec} {shapes(parts)}, not {like.codec.name} {shapes(like.parts)}"
+        raise ValueError(f"compress_state: what was written is {told}; restore it into a state of the same rules")
+    return dataclasses.replace(like, parts=parts)
 
 
 def _first(path: Any, leaf: Any, stores: Sequence[Store], block: int, split: bool) -> Any:

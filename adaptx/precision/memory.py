@@ -7,9 +7,11 @@ import math
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.tree_util import GetAttrKey, keystr, tree_leaves_with_path
 
+from adaptx.core.registry import check_argument
 from adaptx.precision.compress import is_stored
 
 
@@ -68,15 +70,17 @@ def memory(tx: optax.GradientTransformation, params: Any) -> Memory:
         print(adaptx.precision.memory(adaptx.adamw(1e-3), params))
 
     Nothing is computed or allocated: the parameters may be arrays or `jax.ShapeDtypeStruct`s. A field is a name in a
-    state, whatever it is nested in: `mu`, `nu`, `count`; what has none is called `state`.
+    state, whatever it is nested in: `mu`, `nu`, `count`; what has none is called `state`. Sharded parameters count as
+    whole ones: the last block of each shard may be padded, by less than a block.
 
     Arguments:
         tx: any transformation of Optax or of this library.
         params: a tree of arrays or of their shapes.
 
-    Errors: what `tx.init` raises.
+    Errors: ValueError for a tx that is no transformation; what `tx.init` raises.
     """
-    like = jax.eval_shape(lambda tree: tree, params)
+    check_argument("memory", "tx", tx)
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), params)  # wherever it lies
     own = {path for path, _ in tree_leaves_with_path(like)}
     leaves = []
     for path, leaf in tree_leaves_with_path(jax.eval_shape(tx.init, like), is_leaf=is_stored):

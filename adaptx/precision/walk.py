@@ -26,7 +26,7 @@ class Walk(NamedTuple):
     salts: dict[str, Array]  # of their noise
     chunk: int  # numbers, in whole blocks; at most half of what a device has
 
-    def result(self, state: Any, extra: dict[str, Any], turn: Array) -> Any:
+    def result(self, state: Any, turn: Array) -> Any:
         """The parameter and its slots after the step; and the turn of the next leaf."""
         arrays = {"": self.x, **self.slots}
         sharding = next(s.sharding for s in self.slots.values() if is_stored(s))
@@ -36,17 +36,15 @@ class Walk(NamedTuple):
         numbers = jax.tree.map(decoded, state._replace(**dict.fromkeys(self.slots)), is_leaf=is_stored)
         lanes = {f: _Rows.of(a) if is_stored(a) else _Plain(a.dtype) for f, a in arrays.items()}
         walked = functools.partial(self.walked, lanes, lambda salt: own_salt(salt, sharding))
-        args = held, self.g, numbers, extra, self.salts, turn
+        args = held, self.g, numbers, self.salts, turn
         if sharding is None:
             new, turn = walked(*args)
         else:  # what one shard is at is nothing to the others
-            new = on_shards(lambda *args: walked(*args)[0], sharding, (split, leaf, *[one] * 4), split)(*args)
+            new = on_shards(lambda *args: walked(*args)[0], sharding, (split, leaf, *[one] * 3), split)(*args)
         slots = {f: dataclasses.replace(s, parts=new[f]) if is_stored(s) else new[f] for f, s in self.slots.items()}
         return (new[""], slots), turn
 
-    def walked(
-        self, lanes: Any, own: Any, held: Any, g: Array, numbers: Any, extra: Any, salts: Any, turn: Array
-    ) -> Any:
+    def walked(self, lanes: Any, own: Any, held: Any, g: Array, numbers: Any, salts: Any, turn: Array) -> Any:
         """The parameter, at "", and the slots of a shard after the step.
 
         What is new of a chunk is written before the next one is read. So no buffer is read after it was written to,
@@ -58,7 +56,7 @@ class Walk(NamedTuple):
         def computed(held: Any, at: Any, size: int) -> Any:
             now = {f: lane.read(held[f], at, size) for f, lane in lanes.items()}
             x = now.pop("")
-            u, s = self.tx.update(gradient.read(g, at, size), numbers._replace(**now), x, **extra)
+            u, s = self.tx.update(gradient.read(g, at, size), numbers._replace(**now), x)
             new = {"": optax.apply_updates(x, u), **{f: getattr(s, f) for f in now}}
             return {f: lane.form(new[f], at, salts.get(f)) for f, lane in lanes.items()}
 
@@ -89,8 +87,8 @@ class Walk(NamedTuple):
 
 
 class _Plain(NamedTuple):
-    """An array that is read and written in parts. One of bfloat16 is taken for integers: for a part of it XLA on CPU
-    widens it whole."""
+    """An array that is read and written in parts. One of bfloat16 is taken for integers, which XLA on CPU copies; to
+    read a part of a bfloat16 array it would widen it whole."""
 
     dtype: Any
 

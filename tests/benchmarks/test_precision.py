@@ -48,7 +48,7 @@ def test_text_is_cut_for_the_next_byte() -> None:
     train, held_out = low_precision.library_bytes(4_000_000)
     assert min(len(train), len(held_out)) >= 100_000
     assert b"import" in train.tobytes()
-    assert not np.array_equal(train[:1000], held_out[:1000])
+    assert held_out[:2000].tobytes() not in train.tobytes()
 
 
 def test_the_transformer_does_not_look_ahead() -> None:
@@ -98,14 +98,14 @@ def test_a_step_in_place_holds_little(name: str) -> None:
         memory = precision.compiled(WAYS[f"{name}, {form}"], tree).memory_analysis()
         assert memory is not None
         found[form] = memory.temp_size_in_bytes / tree.parameters
-    assert found["precision.step"] < 0.6
-    assert found["update"] > 6 * found["precision.step"]
+    assert found["precision.step"] <= 0.5
+    assert found["update"] > 1
 
 
 def test_every_way_steps() -> None:
     """The rows of the table differ in what is stored, and go the same way."""
     tree = precision.Tree(1, 1 << 17, 1)
-    host = tree.normal(0)
+    host = jax.tree.map(lambda a: 1e-3 * a, tree.normal(0))  # small, so that a step of 1e-3 shows in bfloat16
     ends = {}
     for way in WAYS.values():
         params = jax.tree.map(lambda a, d=way.dtype: jnp.asarray(a).astype(d), host)
@@ -113,5 +113,4 @@ def test_every_way_steps() -> None:
         ends[way.name] = np.asarray(new["w0000"], np.float32)
     for way in WAYS.values():
         off = np.abs(ends[way.name] - ends["adamw"])
-        # A step is 1e-3; bfloat16 holds 1 to 4e-3.
-        assert np.all(off <= (1e-5 if way.dtype == jnp.float32 else 8e-3 * (1 + np.abs(ends["adamw"])))), way.name
+        assert np.all(off <= 1e-5 + (0 if way.dtype == jnp.float32 else 2.0**-7) * np.abs(ends["adamw"])), way.name

@@ -203,6 +203,42 @@ def test_in_nnx(rules: str) -> None:
     assert all(a.dtype != jnp.float32 for a in kept), "what nnx keeps is compressed"
 
 
+def test_nnx_has_blocks_of_whole_arrays() -> None:
+    """What nnx.Optimizer hands back does not say how it was sharded."""
+    mesh = jax.make_mesh((8,), ("a",), axis_types=(AxisType.Auto,))
+    x = jax.device_put(params_like()["w"], NamedSharding(mesh, PartitionSpec("a")))
+    assert stored(compress_state(TX).init({"w": x}))[0].sharding is not None
+    assert stored(compress_state(TX).init(nnx.State({"w": x})))[0].sharding is None
+
+
+def test_noise_is_each_leafs_and_each_shards_own() -> None:
+    """Equal numbers in two leaves, two fields and eight shards are rounded each by itself, and anew in each step."""
+    mesh = jax.make_mesh((8,), ("a",), axis_types=(AxisType.Auto,))
+    split = NamedSharding(mesh, PartitionSpec("a"))
+    x = jnp.tile(jnp.linspace(1, 2, 4096), 8).reshape(8, 4096)
+    tree = {"one": x, "two": x, "split": jax.device_put(x, split)}
+    tx = compress_state(adaptx.adam(0.01, b1=0.999), "bfloat16_stochastic")
+    _, state = jax.jit(tx.update)(tree, tx.init(tree), tree)
+    drawn = {(f, k): np.asarray(getattr(state.inner, f)[k].parts).reshape(8, -1) for f in ("mu", "nu") for k in tree}
+    assert np.any(drawn["mu", "one"] != drawn["mu", "two"])
+    assert np.any(drawn["nu", "one"] != drawn["nu", "two"])
+    for rows in drawn.values():
+        for i in range(8):
+            assert not any(np.array_equal(rows[i], rows[j]) for j in range(i))
+    up = [a != np.asarray(codecs.bfloat16.encode(x * 0.001)).reshape(8, -1) for (f, _), a in drawn.items() if f == "mu"]
+    assert not np.array_equal(up[0], up[1])
+    assert state.steps == 1
+
+
+def test_what_is_restored_is_what_was_written() -> None:
+    """Codes of another codec, or of other blocks, are numbers too."""
+    params = params_like()
+    written = serialization.to_bytes(compress_state(TX, "8bit").init(params))
+    for other in (compress_state(TX, "4bit"), compress_state(TX, "8bit", block=64)):
+        with pytest.raises(ValueError, match="restore it into a state of the same rules"):
+            serialization.from_bytes(other.init(params), written)
+
+
 @pytest.mark.parametrize("where", ["flax", "orbax"])
 def test_checkpoints(where: str, tmp_path: Path) -> None:
     tx, params = compress_state(adaptx.adam(0.01)), params_like()
@@ -294,6 +330,14 @@ TX = adaptx.adam(0.1)
         (
             lambda: compress_state(TX, [codecs.signed8]),
             "compress_state: rules must be 'bfloat16', ",
+        ),
+        (lambda: compress_state(TX, [Store("mu", "8bit")]), "compress_state: rules must be"),
+        (lambda: compress_state(TX, [Store("mu", codecs.signed8, path="(")]), "compress_state: rules must be"),
+        (lambda: compress_state(TX, [Store("mu", codecs.signed8, min_size=None)]), "compress_state: rules must be"),
+        (lambda: compress_state(TX, [Store(("mu", "nu"), codecs.signed8)]), "compress_state: rules must be"),
+        (
+            lambda: compress_state(TX, [Store("m", codecs.signed8)]).init(params_like()),
+            "compress_state: no field m in the state; there are count, mu, nu",
         ),
         (lambda: compress_state(TX, block=127), "compress_state: block must be an even int >= 2, got 127"),
         (lambda: compress_state(TX, bits=8), "compress_state: no argument bits; allowed are tx, rules, block"),

@@ -28,12 +28,16 @@ KEPT = 0.03
 _DECAY = "its momentum holds the decay, and what is kept of that is no longer one and the same part of each parameter"
 _DIFFERENCE = "a centred second moment is what is left of a difference, in which what the codec keeps is too little"
 _FEEDS = "it averages its own steps, so an error of one is part of the next"
+_STOPS = "its momentum comes nearer by a tenth at a time, and stops where that rounds to nothing: ten half codes away"
 _STEPS = "its second moment moves by steps of one size, which do not pull back what is rounded off"
 LEDGER: dict[tuple[str, str], str] = {
     ("E1", "lars-2"): _DECAY,
     ("E1", "novograd-2"): _DECAY,
+    ("C4", "rmsprop-1"): _DIFFERENCE,
     ("C4", "rmsprop-3"): _DIFFERENCE,
+    ("C4", "adadelta-0"): _FEEDS,
     ("C4", "adadelta-1"): _FEEDS,
+    ("C4", "sm3-0"): _STOPS,
     ("C4", "yogi-1"): _STEPS,
 }
 

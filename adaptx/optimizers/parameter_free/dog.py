@@ -87,7 +87,6 @@ def dog(
     eps_root: Any = 1e-8,
     weight_decay: Any = None,
     mask: Any = None,
-    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """DoG: SGD whose rate is the distance travelled over the root of the sum of squared gradient norms.
 
@@ -108,4 +107,4 @@ def dog(
     float32) are cut one by one, which turns the direction; their sum is cut as a whole, which makes the steps smaller.
     """
     rule = dog_rule(relative(initial_distance), eps, eps_root)
-    return lift("dog", rule, Descent(learning_rate, weight_decay, mask), state_dtype)
+    return lift("dog", rule, Descent(learning_rate, weight_decay, mask))

@@ -37,7 +37,6 @@ def dowg(
     eps: Any = 1e-4,
     weight_decay: Any = None,
     mask: Any = None,
-    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """DoWG: SGD whose rate is the squared distance travelled over the root of squared gradient norms weighed by it.
 
@@ -57,4 +56,4 @@ def dowg(
     does not matter. Weight decay is decoupled, times the whole rate, and never past zero; Optax adds it to the
     gradient. Entries beyond the clamp of huge gradients are cut one by one, as in `dog`.
     """
-    return lift("dowg", dog_rule(d0, eps, 0.0, weighted=True), Descent(learning_rate, weight_decay, mask), state_dtype)
+    return lift("dowg", dog_rule(d0, eps, 0.0, weighted=True), Descent(learning_rate, weight_decay, mask))

@@ -235,37 +235,47 @@ def _narrow_from_the_start(case: Case) -> Case:
     return dataclasses.replace(case, factory=factory)
 
 
-def _shaped_like_parameters(state: Any, params: Any) -> list[str]:
-    """The fields with arrays of the parameters' shapes."""
-    shapes = lambda tree: {a.shape for a in jax.tree.leaves(tree)}
-    return [f for f in state._fields if shapes(getattr(state, f)) & shapes({"w": params["w"]})]
+WITHOUT = ("adagrad_full", "adagrad_norm", "dog", "dowg")  # they keep nothing that is like a parameter
+
+
+def _like_parameters(case: Case, state: Any, params: Any) -> list[str]:
+    """The fields that are moments or sums like the parameters; a factored moment may come to have their shapes."""
+    shapes = lambda tree: jax.tree.map(jnp.shape, tree)
+    alike = [f for f in state._fields if shapes(getattr(state, f)) == shapes(params)]
+    return [f for f in alike if f != "initial_params" and (f != "nu" or case.entry.family != "factored")]
 
 
 @law("C6", tier="O", plant=_narrow_from_the_start)
 def state_is_stored_as_asked(case: Case) -> None:
     """What is stored in `state_dtype` is all arrays of a parameter's shape, or a field's; the step is float32's."""
-    if "state_dtype" not in inspect.signature(case.entry.factory).parameters:
-        return  # it keeps nothing of the parameters' shapes; its ledger is the signature
+    takes = "state_dtype" in inspect.signature(case.entry.factory).parameters
+    assert takes != (case.entry.name in WITHOUT), f"{case.id}: state_dtype is {'' if takes else 'not '}an argument"
+    if not takes:
+        return
     params, gs = params_like(), [jax.tree.map(lambda a, i=i: a[i], grads_like(3)) for i in range(3)]
     plain = transformation(case)
     full = plain.init(params)
-    fields = _shaped_like_parameters(full, params)
+    fields = _like_parameters(case, full, params)
     if not fields:
         with pytest.raises(ValueError, match="state_dtype: no array to store"):
             case.tx(state_dtype="bfloat16")
         return
     with pytest.raises(ValueError, match=f"state_dtype: no nothing to store; there are {', '.join(fields)}"):
         case.tx(state_dtype={"nothing": "bfloat16"})
-    shapes = {x.shape for x in params.values()}
-    for asked in ("bfloat16", {fields[-1]: "float16"}):
-        tx, narrow = case.tx(state_dtype=asked), fields if isinstance(asked, str) else fields[-1:]
-        for state in (tx.init(params), jax.eval_shape(tx.update, gs[0], tx.init(params), params)[1]):
-            for f in state._fields:
-                pairs = zip(jax.tree.leaves(getattr(state, f)), jax.tree.leaves(getattr(full, f)), strict=True)
-                for a, wide_a in pairs:
-                    dtype = "float16" if isinstance(asked, dict) else asked
-                    expected = jnp.dtype(dtype) if f in narrow and a.shape in shapes else wide_a.dtype
-                    assert a.dtype == expected, f"{case.id}: {f} with state_dtype={asked} is {a.dtype}"
+    for dtype in ("float32", "complex64"):
+        x, g = params_like(dtype), jax.tree.map(lambda a: a[0], grads_like(1, dtype))
+        for asked in ("bfloat16", {fields[-1]: "bfloat16"}):
+            tx, narrow = case.tx(state_dtype=asked), fields if isinstance(asked, str) else fields[-1:]
+            plain_kinds = jax.tree.map(lambda a: a.dtype, jax.eval_shape(plain.init, x))
+            first = jax.eval_shape(tx.init, x)
+            for state in (first, jax.eval_shape(tx.update, g, first, x)[1]):
+                for f in state._fields:
+                    for a, wide_a in zip(
+                        *map(jax.tree.leaves, (getattr(state, f), getattr(plain_kinds, f))), strict=True
+                    ):
+                        kept = f not in narrow or jnp.issubdtype(wide_a, jnp.complexfloating)
+                        expected = wide_a if kept else jnp.bfloat16
+                        assert a.dtype == expected, f"{case.id} {dtype}: {f} with state_dtype={asked} is {a.dtype}"
     tx = case.tx(state_dtype="bfloat16")
     state, update = tx.init(params), jax.jit(tx.update)
     for g in gs:

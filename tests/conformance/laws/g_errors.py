@@ -114,7 +114,19 @@ OUTSIDE: dict[str, tuple[Any, ...]] = {
     "> 0": (0.0, 0, -1e-3, *NO_NUMBER),
     ">= 1": (0.5, 0, -1, *NO_NUMBER),
     "True or False": (1, 0.0, "True", [True]),
-    "a dict of fields with these": ("int8", "brain", 16, 0.5, jnp.int32, "float8_e4m3fn", {}, {"mu": "int8"}),
+    "a dict of fields with these": (
+        "int8",
+        "brain",
+        16,
+        0.5,
+        jnp.int32,
+        "float8_e4m3fn",
+        "float16",
+        {},
+        {"mu": "int8"},
+        {"mu": None},
+        np.zeros(3),
+    ),
 }
 INSIDE: dict[str, tuple[Any, ...]] = {
     "in [0, 1)": (0.0, 0.5, np.float32(0.5), jnp.float32(0.5)),
@@ -128,7 +140,7 @@ INSIDE: dict[str, tuple[Any, ...]] = {
     "> 0": (1e-3, 1, jnp.float32(0.1)),
     ">= 1": (1, 1.5, jnp.float32(100)),
     "True or False": (True, False),
-    "a dict of fields with these": ("bfloat16", jnp.float16, np.dtype("float32"), "float64"),
+    "a dict of fields with these": ("bfloat16", jnp.float32, np.dtype("float32"), "float64"),
 }
 
 
