@@ -27,6 +27,7 @@ def test_a_quick_run_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert all(f"| {name} " in text for name in (precision.BASE, *WAYS))
     assert all(f"| {way.name} " in text for way in low_precision.ways())
     assert QUICK_NOTE in text
+    assert "## What is left of an update" in text
     assert "## Training: digits, 2 seeds" in text
     assert "(precision.png)" in text
     assert (tmp_path / "new" / "precision.png").stat().st_size > 10_000
@@ -42,6 +43,18 @@ def test_the_bytes_are_learned_in_every_way() -> None:
     for result in results:
         np.testing.assert_allclose(result.train[0][0], first, rtol=1e-2 if result.way.dtype == jnp.bfloat16 else 1e-6)
         assert result.train[0][-1] < first
+
+
+@pytest.mark.suite
+def test_what_is_left_of_an_update() -> None:
+    """Of a trained network's moments: what the issue of few bits allows, and no codec better than its bits."""
+    errors = low_precision.update_errors(low_precision.NETWORKS[0])
+    assert all(0 < errors[rules] <= most for rules, most in low_precision.UPDATE_MOST.items())
+    assert errors["bfloat16"] < errors["8bit"] / 2
+    assert errors["8bit"] < errors["4bit"] / 4
+    table = precision.error_table({(64, 128, 10): errors, (64, 9, 10): {**errors, "8bit": 0.5}})
+    assert "MISS" not in table
+    assert "MISS" in precision.error_table({(64, 128, 10): {**errors, "8bit": 0.5}})
 
 
 def test_text_is_cut_for_the_next_byte() -> None:

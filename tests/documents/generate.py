@@ -104,17 +104,18 @@ CHOICES = {
 def precision_table() -> str:
     """What each choice costs, from the last report."""
     text = PRECISION_REPORT.read_text()
-    costs, *trainings = (_rows(part) for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:])
-    problems = re.findall(r"^## Training: (.*),", text, re.MULTILINE)
+    parts = {part.splitlines()[0]: _rows(part) for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:]}
+    costs = parts["What a step costs"]
+    trainings = {title.split(": ")[1].split(",")[0]: rows for title, rows in parts.items() if ": " in title}
     backend = re.search(r"^- Machine: (.*)$", text, re.MULTILINE)
     assert backend, "run `make bench-precision`"
     rows = [
-        f"| AdamW | state, bytes a parameter | set aside in a step | time | {' | '.join(problems)} |",
-        "|---|---|---|---|" + "---|" * len(problems),
+        f"| AdamW | state, bytes a parameter | set aside in a step | time | {' | '.join(trainings)} |",
+        "|---|---|---|---|" + "---|" * len(trainings),
     ]
     for name, (choice, loss) in CHOICES.items():
         _, times, temporary, state, _ = costs[name]
-        losses = " | ".join("" if loss == "float32" else training[loss][1] for training in trainings)
+        losses = " | ".join("" if loss == "float32" else training[loss][1] for training in trainings.values())
         rows.append(f"| {choice} | {state} | {temporary} | {times} x | {losses} |")
     rows.append(f"\nMeasured on: {backend[1]}. Not measured on accelerators.")
     return "\n".join(rows)

@@ -44,7 +44,8 @@ LEDGER: dict[tuple[str, str], str] = {
 
 def compressed(case: Case, stores: Any = NAMED["8bit"]) -> Case:
     """The case with its moments in 8 bits, however small a leaf is, in blocks of 4."""
-    stores = [store._replace(min_size=1) for store in stores]
+    kept = case.tx().init(params_like())._asdict()
+    stores = [store._replace(min_size=1) for store in stores if jax.tree.leaves(kept.get(store.field))]
 
     @functools.wraps(case.factory)
     def factory(*args: Any, **kwargs: Any) -> Any:
