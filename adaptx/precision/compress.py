@@ -131,7 +131,8 @@ def compress_state(
     parameter's path does not say "embed". A `Store` says it for one field, with a codec of `precision.codecs` or your
     own. Blocks of `block` numbers of a leaf, in C order, have a scale of their own. The blocks of a sharded leaf lie
     within its shards, and so are sharded as it is: where parameters are sharded, call `init` outside of `jit`. (Not so
-    under nnx.Optimizer, which hands the state back without saying how it was sharded: blocks are the whole array's.)
+    under nnx.Optimizer, which hands the state back without saying how it was sharded: blocks are the whole array's. It
+    takes compressed state from flax 0.12 on.)
 
     "bfloat16_stochastic" rounds up or down at random: an average that moves by less than half of the last place in a
     step (with b2 = 0.999 it shrinks by a quarter) moves in the mean. The noise is a hash of step, leaf and position.

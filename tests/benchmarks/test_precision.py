@@ -102,6 +102,7 @@ def test_losses_are_compared_seed_by_seed() -> None:
     assert "MISS" in precision.loss_table([base, result])
 
 
+@pytest.mark.skipif(jax.__version_info__ < (0, 8), reason="the XLA of jax 0.7 keeps the chunks of several leaves")
 @pytest.mark.parametrize("name", ["bfloat16", "8bit", "4bit"])
 def test_a_step_in_place_holds_little(name: str) -> None:
     """What the table says of memory, on a smaller tree."""

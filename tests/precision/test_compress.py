@@ -182,6 +182,7 @@ def test_blocks_lie_within_shards(kind: str, spec: Any) -> None:
     np.testing.assert_allclose(np.asarray(updates["w"]), np.asarray(plain["w"]), rtol=1e-6)
 
 
+@pytest.mark.skipif(not hasattr(nnx, "as_pure"), reason="before flax 0.12 nnx.Optimizer wants arrays for leaves")
 @named
 def test_in_nnx(rules: str) -> None:
     """nnx.Optimizer makes a State of a compressed leaf: the steps are those of the functions all the same."""

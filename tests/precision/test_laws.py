@@ -97,6 +97,7 @@ def check(id: str, case: Case) -> None:
     (OWN[id] if id in OWN else LAWS[id].check)(case)
 
 
+@pytest.mark.suite
 @pytest.mark.parametrize(
     "case",
     [pytest.param(c, id=c.id, marks=() if c.id in IN_FULL else pytest.mark.slow) for c in COMPRESSED],
