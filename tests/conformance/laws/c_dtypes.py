@@ -229,7 +229,8 @@ def _narrow_from_the_start(case: Case) -> Case:
         tx, dtype = case.factory(**kwargs), kwargs.get("state_dtype")
         if dtype is None or isinstance(dtype, dict):
             return tx
-        narrow = lambda tree: jax.tree.map(lambda a: a.astype(dtype).astype(a.dtype), tree)
+        real = lambda a: a if jnp.iscomplexobj(a) else a.astype(dtype).astype(a.dtype)
+        narrow = lambda tree: jax.tree.map(real, tree)
         return optax.GradientTransformationExtraArgs(tx.init, lambda u, s, p=None: tx.update(narrow(u), s, p))
 
     return dataclasses.replace(case, factory=factory)
