@@ -26,20 +26,24 @@ def standard_library() -> Path:
     return Path(sysconfig.get_path("stdlib"))
 
 
+def sources_in(directory: Path) -> list[Path]:
+    """Every Python file below the directory but installed packages, in the order of their names."""
+    return [p for p in sorted(directory.rglob("*.py")) if FOREIGN.isdisjoint(p.relative_to(directory).parts)]
+
+
 def read(directory: Path) -> list[Source]:
-    """Every Python file below the directory but installed packages, in the order of their names.
+    """The words of every file of `sources_in`.
 
     Errors: CorpusError for a directory that is missing or has no Python files.
     """
     if not directory.is_dir():
         raise CorpusError(f"{directory}: no such directory")
     sources = []
-    for path in sorted(directory.rglob("*.py")):
+    for path in sources_in(directory):
         inside = path.relative_to(directory).parts
-        if FOREIGN.isdisjoint(inside):
-            # A few of the library's tests are in other encodings on purpose: what cannot be read is no word.
-            words = WORD.findall(path.read_text(encoding="utf-8", errors="replace"))
-            sources.append(Source(inside[0] if len(inside) > 1 else None, words))
+        # A few of the library's tests are in other encodings on purpose: what cannot be read is no word.
+        words = WORD.findall(path.read_text(encoding="utf-8", errors="replace"))
+        sources.append(Source(inside[0] if len(inside) > 1 else None, words))
     if not any(source.words for source in sources):
         raise CorpusError(f"{directory}: no Python sources with words in them")
     return sources

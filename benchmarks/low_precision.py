@@ -4,10 +4,8 @@ transformer. Each way to store parameters and state takes the same batches from 
 from __future__ import annotations
 
 import functools
-import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +19,7 @@ import adaptx
 from adaptx import precision
 from adaptx.precision.codecs import Codec
 from adaptx.precision.compress import NAMED, array_of, rows_of
-from benchmarks.corpus import FOREIGN, CorpusError
+from benchmarks.corpus import CorpusError, sources_in, standard_library
 from benchmarks.data import digits
 from benchmarks.training import make_model, schedule_of
 
@@ -99,10 +97,10 @@ class Transformer(nnx.Module):
         return self.head(self.last(x))
 
 
-def library_bytes(most: int = 8_000_000) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def source_bytes(most: int = 8_000_000) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """The sources of the standard library as bytes, some files to train on and others to test."""
-    root = Path(sysconfig.get_path("stdlib"))
-    paths = [path for path in sorted(root.rglob("*.py")) if FOREIGN.isdisjoint(path.relative_to(root).parts)]
+    root = standard_library()
+    paths = sources_in(root)
     order = np.random.default_rng(0).permutation(len(paths))
     texts: list[bytes] = []
     for i in order:
@@ -118,7 +116,7 @@ def library_bytes(most: int = 8_000_000) -> tuple[NDArray[np.uint8], NDArray[np.
 
 def bytes_problem(steps: int = 300, batch: int = 16, length: int = 128) -> Problem:
     """A transformer of 199 thousand weights."""
-    train, held_out = library_bytes()
+    train, held_out = source_bytes()
 
     def cut(text: NDArray[np.uint8], rng: np.random.Generator, count: int) -> NDArray[np.int32]:
         at = rng.integers(0, len(text) - length - 1, (count, batch))
@@ -143,19 +141,8 @@ def update_errors(sizes: tuple[int, ...], steps: int = 800) -> dict[str, float]:
     arrays that are stored in few bits."""
     problem = digits_problem(steps)
     graph, params = nnx.split(make_model(sizes, 0))
-    adam = adaptx.adam(problem.rate)
-
-    @jax.jit
-    def moments(params: Any, batches: Any) -> Any:
-        def step(carry: Any, batch: Any) -> Any:
-            params, state = carry
-            grads = jax.grad(lambda params: problem.loss(nnx.merge(graph, params), batch))(params)
-            updates, state = adam.update(grads, state, params)
-            return (optax.apply_updates(params, updates), state), None
-
-        return jax.lax.scan(step, (params, adam.init(params)), batches)[0][1]
-
-    state: Any = moments(params, problem.batches(0))
+    train = jax.jit(functools.partial(_trained, problem, graph, adaptx.adam(problem.rate)))
+    state: Any = train(params, problem.batches(0))[2]
     pairs = [p for p in zip(*map(jax.tree.leaves, (state.mu, state.nu)), strict=True) if p[0].size >= 4096]
     # Bias corrections are the same on both sides.
     update = lambda m, v: np.ravel(m / (jnp.sqrt(v) + 1e-8))
@@ -201,19 +188,27 @@ def trained(problem: Problem, seeds: int, tick: Callable[[], None]) -> Iterator[
 
 
 def _run(problem: Problem, graph: Any, way: Way, params: Any, batches: Any, test: Any) -> Any:
-    """The losses of all steps, and the final test loss. The arithmetic is float32's: only what is stored differs."""
+    """The losses of all steps, and the final test loss."""
     tx = way.wrap(adaptx.adamw(schedule_of(problem.rate, problem.steps), weight_decay=0.01))
     params = jax.tree.map(lambda x: x.astype(way.dtype), params)
+    losses, params, _ = _trained(problem, graph, tx, params, batches)
+    return losses, jnp.mean(jax.lax.map(lambda batch: _loss(problem, graph, params, batch), test))
 
-    def loss(params: Any, batch: Any) -> jax.Array:
-        full = jax.tree.map(lambda x: x.astype(jnp.float32), params)
-        return problem.loss(nnx.merge(graph, full), batch)
+
+def _trained(problem: Problem, graph: Any, tx: Any, params: Any, batches: Any) -> Any:
+    """The losses of all steps, parameters and state."""
 
     def step(carry: Any, batch: Any) -> Any:
         params, state = carry
-        value, grads = jax.value_and_grad(loss)(params, batch)
+        value, grads = jax.value_and_grad(functools.partial(_loss, problem, graph))(params, batch)
         updates, state = tx.update(grads, state, params)
         return (optax.apply_updates(params, updates), state), value
 
-    (params, _), losses = jax.lax.scan(step, (params, tx.init(params)), batches)
-    return losses, jnp.mean(jax.lax.map(lambda batch: loss(params, batch), test))
+    (params, state), losses = jax.lax.scan(step, (params, tx.init(params)), batches)
+    return losses, params, state
+
+
+def _loss(problem: Problem, graph: Any, params: Any, batch: Any) -> jax.Array:
+    """In float32, whatever the parameters are stored in; their gradients are rounded to that again."""
+    full = jax.tree.map(lambda x: x.astype(jnp.float32), params)
+    return problem.loss(nnx.merge(graph, full), batch)

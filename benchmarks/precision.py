@@ -27,7 +27,7 @@ from matplotlib.ticker import PercentFormatter
 import adaptx
 from adaptx import precision
 from benchmarks import low_precision
-from benchmarks.dense import QUICK_NOTE, RATE, SCALAR_BYTES, Tree, jax_start
+from benchmarks.dense import QUICK_NOTE, RATE, Tree, jax_start, train_step
 from benchmarks.low_precision import (
     NETWORKS,
     SEEDS,
@@ -50,21 +50,10 @@ DECAY = 1e-2
 
 # Steps (params, state, grads) -> (params, state) ------------------------------------------------------------------
 
-Once = Callable[[Any, Any, Any], tuple[Any, Any]]
 
-
-def apart(tx: Any) -> Once:
-    """`update`, then `optax.apply_updates`."""
-
-    def once(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
-        updates, state = tx.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
-    return once
-
-
-def in_place(tx: Any) -> Once:
-    return lambda params, state, grads: precision.step(tx, grads, params, state)
+def in_place(tx: Any) -> jax.stages.Wrapped:
+    """`precision.step` in the place of `train_step`."""
+    return jax.jit(lambda params, state, grads: precision.step(tx, grads, params, state), donate_argnums=(0, 1))
 
 
 class Way(NamedTuple):
@@ -72,7 +61,7 @@ class Way(NamedTuple):
 
     name: str
     tx: Any
-    once: Callable[[Any], Once] = apart
+    step: Callable[[Any], jax.stages.Wrapped] = train_step
     dtype: Any = jnp.float32  # of parameters and gradients
     time: float = float("inf")
     temporary: float = float("inf")
@@ -115,10 +104,13 @@ class Cost(NamedTuple):
         return [name for name, missed in found.items() if missed]
 
 
+def parameters(way: Way, tree: Tree) -> dict[str, jax.ShapeDtypeStruct]:
+    return jax.tree.map(lambda a: a.update(dtype=way.dtype), tree.abstract())
+
+
 def compiled(way: Way, tree: Tree) -> jax.stages.Compiled:
-    params = jax.tree.map(lambda a: a.update(dtype=way.dtype), tree.abstract())
-    step = jax.jit(way.once(way.tx), donate_argnums=(0, 1))
-    return step.lower(params, jax.eval_shape(way.tx.init, params), params).compile()
+    params = parameters(way, tree)
+    return way.step(way.tx).lower(params, jax.eval_shape(way.tx.init, params), params).compile()
 
 
 def costs(tree: Tree, rounds: int, tick: Callable[[], None]) -> list[Cost]:
@@ -136,10 +128,9 @@ def costs(tree: Tree, rounds: int, tick: Callable[[], None]) -> list[Cost]:
     for way in every:
         memory = steps[way.name].memory_analysis()
         assert memory is not None, "this backend reports no memory"
-        state = jax.eval_shape(way.tx.init, jax.tree.map(lambda a, w=way: a.update(dtype=w.dtype), tree.abstract()))
-        kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+        kept = precision.memory(way.tx, parameters(way, tree)).per_parameter
         times = Times.of(seconds, way.name, BASE, AGAIN)
-        found.append(Cost(way, times, memory.temp_size_in_bytes / tree.parameters, kept / tree.parameters))
+        found.append(Cost(way, times, memory.temp_size_in_bytes / tree.parameters, kept))
     return [cost for cost in found if cost.way.name != AGAIN]
 
 
@@ -156,7 +147,7 @@ LOSS_HEADER = ["stored", "test loss", "beside float32", "least", "most", "train 
 LOSS_LEGEND = """\
 *beside float32*: the mean over the seeds of the final test loss beside float32's from the same seed, that is with the
 same first weights and batches; *least* and *most* of them. *train loss*: the mean of the last 50 batches. Arithmetic is
-float32's in all of them: parameters of bfloat16 are widened before they are used.
+float32's in all of them, parameters of bfloat16 are widened before they are used; their gradients are bfloat16.
 """
 
 
@@ -178,7 +169,7 @@ def error_table(errors: dict[tuple[int, ...], dict[str, float]]) -> str:
 
 
 def cost_table(found: Sequence[Cost], tree: Tree) -> str:
-    slack, lines = SCALAR_BYTES * (tree.leaves + 8) / tree.parameters, []
+    slack, lines = tree.slack / tree.parameters, []
     for cost in found:
         has_target = min(cost.way.time, cost.way.temporary, cost.way.state) < float("inf")
         misses = cost.misses(slack)
@@ -262,8 +253,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     jobs += [(f"training {i + 1}", functools.partial(train, make)) for i, make in enumerate(makers)]
     done = measured(jobs, rounds + 1 + len(low_precision.ways()) * seeds * len(makers))
     if found:
-        slack = SCALAR_BYTES * (tree.leaves + 8) / tree.parameters
-        missed = sum(bool(cost.misses(slack)) for cost in found)
+        missed = sum(bool(cost.misses(tree.slack / tree.parameters)) for cost in found)
         parts = [
             *heading("Low precision", argv, "benchmarks.precision", QUICK_NOTE if arguments.quick else ""),
             f"- {tree.label}, {rounds} rounds; A/A of optax.adamw "

@@ -29,8 +29,9 @@ def step(tx: Any, grads: Any, params: Any, state: Any, **extra: Any) -> tuple[An
 
     The result is that of `update` and `apply_updates`. What those two hold in float32 for a moment, the decoded state
     and the update, is here held for 32,768 numbers at a time, and written where the old numbers were: the temporary
-    memory stays below half a byte a parameter, where parameters and state are donated. (XLA on CPU copies what is
-    bfloat16 once: 2 bytes a parameter for parameters, 2 for gradients, 2 for a state field that is not compressed.)
+    memory stays below half a byte a parameter, where parameters and state are donated (jax 0.8 and newer; the XLA of
+    0.7 keeps the chunks of several leaves at once). What is bfloat16 XLA on CPU copies once: 2 bytes a parameter for
+    parameters, 2 for gradients, 2 for a state field that is not compressed.
 
     It needs an optimizer that looks at each number by itself, made by a factory of this library: `adamw`, `lion`, ...
     (the registry says "element"), not in a chain and without injected hyperparameters; a rate may be a traced number

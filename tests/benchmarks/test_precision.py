@@ -58,7 +58,7 @@ def test_what_is_left_of_an_update() -> None:
 
 
 def test_text_is_cut_for_the_next_byte() -> None:
-    train, held_out = low_precision.library_bytes(4_000_000)
+    train, held_out = low_precision.source_bytes(4_000_000)
     assert min(len(train), len(held_out)) >= 100_000
     assert b"import" in train.tobytes()
     assert held_out[:2000].tobytes() not in train.tobytes()

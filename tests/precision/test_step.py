@@ -26,7 +26,7 @@ named = pytest.mark.parametrize("rules", NAMED)
 old_xla = pytest.mark.skipif(
     jax.__version_info__ < (0, 8), reason="the XLA of jax 0.7 keeps the chunks of several leaves: 1.1 bytes a parameter"
 )
-# Beside one of four chunks and a rest of half a block: one of two chunks, one too small for a loop, a number.
+# Beside one of eight chunks and a rest that ends within a block: one of two, one too small for a loop, a number.
 SHAPES = {"w": (1100, 250), "two": (80_000,), "small": (48, 100), "s": ()}
 
 
