@@ -55,27 +55,30 @@ def both(tx: Any, dtype: Any = jnp.float32, steps: int = 3, shapes: Any = None, 
 
 
 def codes(a: Any, packed: bool) -> np.ndarray:
-    """Codes as numbers that lie one apart where two codes do."""
+    """Codes as numbers that lie one apart where two codes do, those of 16 bits as the bfloat16 that they are."""
     a = np.asarray(a)
     if a.dtype == np.uint16:
-        return np.where(a >> 15, -(a & 0x7FFF).astype(int), a.astype(int))
+        return (a.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
     return np.stack([a & 15, a >> 4]).astype(int) if packed and a.dtype == np.uint8 else a.astype(int)
 
 
-def assert_same(walked: Any, apart: Any, packed: bool = False) -> None:
-    """To rounding. Where that makes a code another one, for two numbers of a thousand at most, to two codes (they come
-    from three steps), and to a tenth of a step of 0.01, or what else 16 bits can tell apart."""
+def assert_same(walked: Any, apart: Any, packed: bool = False, share: float = 2e-3) -> None:
+    """To rounding. Where that makes a code another one, for two numbers of a thousand (or `share`) at most, to two
+    codes (they come from three steps), and to a tenth of a step of 0.01, or what else 16 bits can tell apart."""
     assert jax.tree.structure(walked) == jax.tree.structure(apart)
     for a, b in zip(jax.tree.leaves(walked), jax.tree.leaves(apart), strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
         if jnp.issubdtype(a.dtype, jnp.integer):
-            off = np.abs(codes(a, packed) - codes(b, packed))
-            near, far = np.float64(0), np.float64(2)
+            of_16_bits = a.dtype == jnp.uint16
+            a, b = codes(a, packed), codes(b, packed)
+            off = np.abs(a - b)
+            # What cancels leaves the rounding of its terms, of float32 or (`far`) of an earlier code.
+            near, far = (1e-7, 2**-6 * np.max(np.abs(b), initial=0.0)) if of_16_bits else (0, 2)
         else:
             unit = max(2e-6, float(jnp.finfo(a.dtype).eps) * (a.dtype.itemsize == 2))
             a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
             off, near, far = np.abs(a - b), unit * (1e-3 + np.abs(b)), (1e-3 + unit) * (1 + np.abs(b))
-        assert np.mean(off > near) <= 2e-3, f"{np.mean(off > near):.4f} of the numbers differ"
+        assert np.mean(off > near) <= share, f"{np.mean(off > near):.4f} of the numbers differ"
         assert np.all(off <= far), f"one is off by {off.max()}"
 
 
@@ -113,7 +116,8 @@ def test_it_is_update_and_apply_updates(case: Case) -> None:
 def test_codecs_and_parameters(rules: str, dtype: str) -> None:
     tx = compress_state(adaptx.adamw(1e-2, weight_decay=0.1), rules)
     walked, apart = both(tx, jnp.dtype(dtype))
-    assert_same(walked, apart, packed=rules == "4bit")
+    # Gradients of 11 bits and moments of 8 often add up to a tie of two codes, which the last bit of a sum decides.
+    assert_same(walked, apart, packed=rules == "4bit", share=1e-2 if dtype == "float16" else 2e-3)
 
 
 def test_float64_is_kept_as_wide() -> None:
