@@ -52,7 +52,7 @@ class Entry:
     odd: PerCase = True  # (-g, -x) gives -u
     scale_free: PerCase = False  # g -> c g changes nothing when eps, eps_root, decay and first accumulator are 0
     zero_is_fixed: PerCase = True  # zero gradients give the decay alone
-    emits: PerCase = None  # the update's dtype where it is not the wider of gradient's and parameter's
+    emits: PerCase = None  # the dtype of 16-bit updates where it is not the wider of gradient's and parameter's
 
 
 OPTIMIZERS: dict[str, Entry] = {}

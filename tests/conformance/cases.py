@@ -38,6 +38,10 @@ class Case:
         """A registry flag of this case: reduces, needs, normalised, odd, scale_free, zero_is_fixed, emits."""
         return getattr(self.entry, name)[self.index]
 
+    def emitted(self, dtype: str) -> str:
+        """The dtype of an update whose gradient and parameter are at most this wide."""
+        return self.flag("emits") or dtype if jnp.finfo(dtype).bits == 16 else dtype
+
     def broken(self, wrap: Callable[[optax.GradientTransformationExtraArgs], Any]) -> Case:
         """The same case with a defect: `wrap` gets the sound transformation and returns a faulty one."""
         return dataclasses.replace(self, factory=lambda **kwargs: wrap(self.factory(**kwargs)))

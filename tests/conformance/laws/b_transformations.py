@@ -318,6 +318,6 @@ def promotes_no_dtype_by_itself(case: Case) -> None:
         what = f"{case.id}: {of_grads} gradients of {of_params} parameters"
         with jax.numpy_dtype_promotion("strict"), holds(what):
             updates, _ = jax.eval_shape(step, given, g, params)
-        expected = case.flag("emits") or ("bfloat16" if of_params == "bfloat16" else "float32")
+        expected = case.emitted("bfloat16") if of_params == "bfloat16" else "float32"
         for u in jax.tree.leaves(updates):
             assert str(u.dtype) == expected, f"{what}: with float32 arguments the update is {u.dtype}"

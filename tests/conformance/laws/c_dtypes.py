@@ -67,7 +67,7 @@ def state_is_a_fixed_point(case: Case) -> None:
             for updates, after in results:
                 assert _kind(after) == _kind(state), f"{what}: the state changed"
                 for u in jax.tree.leaves(updates):
-                    assert str(u.dtype) == (case.flag("emits") or dtype), f"{what}: the update is {u.dtype}"
+                    assert str(u.dtype) == case.emitted(dtype), f"{what}: the update is {u.dtype}"
                     assert not u.weak_type, f"{what}: the update is weakly typed"
             kinds.append(_kind(state))
         assert kinds[0] == kinds[-1], f"{case.id} {dtype}: x64 changed the state"
@@ -89,7 +89,7 @@ def _in_dtypes(case: Case, of_params: Any, of_grads: Any) -> None:
     assert _kind(first) == _kind(state), f"{case.id}: gradients {of_grads} of parameters {of_params} change the state"
     assert_close(f"{case.id}: the state with gradients {of_grads}", state, after, 1e-6)
     for k in params:
-        dtype = case.flag("emits") or _wider(of_params[k], of_grads[k])
+        dtype = case.emitted(_wider(of_params[k], of_grads[k]))
         what = f"{case.id}: gradient {of_grads[k]}, parameter {of_params[k]}"
         assert str(got[k].dtype) == dtype, f"{what}: the update is {got[k].dtype}, not {dtype}"
         exact, resolution = wide(expected[k]), jnp.finfo(dtype)
@@ -137,13 +137,13 @@ def gradients_of_another_dtype(case: Case) -> None:
         updates, after = jax.eval_shape(transformation(case).update, g, state, params)
         assert _kind(after) == _kind(state), f"{case.id}: float32 gradients of float64 parameters change the state"
         for u in jax.tree.leaves(updates):
-            assert str(u.dtype) == (case.flag("emits") or "float64"), f"{case.id}: float64 parameters get {u.dtype}"
+            assert str(u.dtype) == "float64", f"{case.id}: float64 parameters get {u.dtype}"
     if not case.flag("needs"):
         state = jax.eval_shape(transformation(case).init, _cast(params_like(), of_params))
         updates, after = jax.eval_shape(transformation(case).update, _cast(params_like(), of_grads), state)
         assert _kind(after) == _kind(state), f"{case.id}: gradients {of_grads} without parameters change the state"
         for k, u in updates.items():
-            expected = case.flag("emits") or of_grads[k]
+            expected = case.emitted(of_grads[k])
             assert str(u.dtype) == expected, f"{case.id}: without parameters a {of_grads[k]} gradient gives {u.dtype}"
 
 
