@@ -68,8 +68,9 @@ CASES = [
     for entry in OPTIMIZERS.values()
     for i, kwargs in enumerate(entry.cases)
 ]
+DEFAULT = [case for case in CASES if case.index == 0]
 FULLEST = [case for case in CASES if case.index == len(case.entry.cases) - 1]  # all arguments
-PER_OPTIMIZER = [case for case in CASES if case.index == 0 or case in FULLEST]
+PER_OPTIMIZER = [case for case in CASES if case in DEFAULT or case in FULLEST]
 
 
 SHAPES: dict[str, tuple[int, ...]] = {"b": (2,), "s": (), "w": (3, 2)}

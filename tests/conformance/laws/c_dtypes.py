@@ -156,7 +156,7 @@ def _state_in_low_precision(tx: optax.GradientTransformationExtraArgs) -> optax.
     return optax.GradientTransformationExtraArgs(init, tx.update)
 
 
-@law("C4", tier="C", plant=lambda case: case.broken(_state_in_low_precision))
+@law("C4", tier="D", plant=lambda case: case.broken(_state_in_low_precision))
 def low_precision_tracks_float32(case: Case) -> None:
     """After 3,000 equal gradients with the parameters held, float16's and bfloat16's state and update are float32's."""
     constant = lambda tree: jax.tree.map(lambda a: jnp.stack([a[0]] * RECORDED), tree)
@@ -283,7 +283,8 @@ def state_is_stored_as_asked(case: Case) -> None:
         decoded = jax.tree.map(lambda a, like: a.astype(like.dtype), state, full)
         exact, after = jitted(case)[0](g, decoded, params)
         updates, state = update(g, state, params)
-        assert_close(f"{case.id}: the update with state_dtype", updates, exact, 1e-6)
+        # Two programs: CAME's step has a difference in it, and with that twice their rounding.
+        assert_close(f"{case.id}: the update with state_dtype", updates, exact, 2e-6)
         for (path, a), b in zip(leaves_named(state), jax.tree.leaves(after), strict=True):
             bound = float(jnp.finfo(jnp.bfloat16).eps) if a.dtype == jnp.bfloat16 else 1e-6
             assert_close(f"{case.id}: {path} with state_dtype", a, b, bound)

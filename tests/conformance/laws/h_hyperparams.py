@@ -47,7 +47,7 @@ def _without_complements(case: Case) -> Case:
     return _with_factory(case, lambda a, v: v.value if isinstance(v, Decay) else v)
 
 
-@law("H1", tier="C", plant=_without_complements)
+@law("H1", tier="D", plant=_without_complements)
 def injected_is_closed_over(case: Case) -> None:
     """After 100 steps injected and closed-over numbers give the same parameters, to 1e-6 of each leaf, and state."""
     closed, injected = _both(case)
@@ -90,7 +90,7 @@ def _is_deaf(case: Case) -> Case:
     return _with_factory(case, lambda a, v: case.kwargs.get(a, v))
 
 
-@law("H3", tier="C", plant=_is_deaf)
+@law("H3", tier="D", plant=_is_deaf)
 def what_is_set_counts(case: Case) -> None:
     """A rate that is set is the rate from then on, nothing is compiled for it, and a schedule is asked for step 0."""
     injected = dataclasses.replace(case, factory=inject_hyperparams(case.factory))
