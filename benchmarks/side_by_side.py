@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import gc
 import importlib
 import os
 import platform
@@ -40,17 +41,22 @@ def interleaved(names: Sequence[str], rounds: int) -> Iterator[Iterable[str]]:
 def step_seconds(
     starts: dict[str, Start], rounds: int, tick: Callable[[], None]
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Seconds a step, once a round; and the steps in a block of each.
+    """Seconds a step, once a round; and the steps in a block of each. Every block starts afresh, in other memory.
 
-    Every block starts afresh. Where a thousand small arrays come to lie makes up to 30 % of their step, which looks
-    like a difference between libraries as long as each keeps its place.
+    Python's garbage collector waits outside, as in timeit: a step that makes thousands of arrays calls for it about
+    once in thirty, it takes as long as three steps, and whether a block has such a step or not was all of its noise.
     """
 
     def seconds_of(run: Run, steps: int) -> float:
         run(2)  # the first steps touch fresh memory
-        start = time.perf_counter()
-        run(steps)
-        return (time.perf_counter() - start) / steps
+        gc.collect()
+        gc.disable()
+        try:
+            start = time.perf_counter()
+            run(steps)
+            return (time.perf_counter() - start) / steps
+        finally:
+            gc.enable()
 
     steps = {name: int(np.clip(BLOCK_SECONDS / seconds_of(start(), 2), 3, 50)) for name, start in starts.items()}
     seconds: dict[str, list[float]] = {name: [] for name in starts}
