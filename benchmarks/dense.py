@@ -37,6 +37,7 @@ from benchmarks.side_by_side import (
     Times,
     aligned,
     heading,
+    in_turn,
     interleaved,
     measured,
     options,
@@ -244,10 +245,10 @@ def structural_misses(ours: Structure, theirs: Structure, tree: Tree) -> list[st
 
 def first_calls(
     builders: dict[str, Callable[[], optax.GradientTransformation]], tree: Tree, rounds: int, tick: Callable[[], None]
-) -> tuple[dict[str, list[float]], dict[str, jax.stages.Compiled]]:
-    """Seconds to trace, lower and compile a step that nothing has seen yet; and the last compiled step of each."""
+) -> tuple[dict[str, list[float]], dict[str, list[jax.stages.Compiled]]]:
+    """Seconds to trace, lower and compile a step that nothing has seen yet; and the compiled steps."""
     seconds: dict[str, list[float]] = {name: [] for name in builders}
-    compiled: dict[str, jax.stages.Compiled] = {}
+    compiled: dict[str, list[jax.stages.Compiled]] = {name: [] for name in builders}
     for names in interleaved(list(builders), rounds):
         for name in names:
             optimizer = builders[name]()
@@ -256,8 +257,9 @@ def first_calls(
             jax.clear_caches()
             gc.collect()  # else one side may pay for the other's garbage
             start = time.perf_counter()
-            compiled[name] = train_step(optimizer).lower(params, state, params).compile()
+            step = train_step(optimizer).lower(params, state, params).compile()
             seconds[name].append(time.perf_counter() - start)
+            compiled[name].append(step)
             tick()
     return seconds, compiled
 
@@ -336,7 +338,8 @@ def measure(name: str, tree: Tree, repeats: int, tick: Callable[[], None]) -> Ro
     params, host_grads = tree.normal(0), tree.normal(1)
     grads = jax.tree.map(jnp.array, host_grads)
     starts: dict[str, Start] = {
-        who: functools.partial(jax_start, compiled[who], build(), params, grads) for who, build in builders.items()
+        who: in_turn([functools.partial(jax_start, step, build(), params, grads) for step in compiled[who]])
+        for who, build in builders.items()
     }
     starts |= torch_starts(pair, params, host_grads)
     stepping, steps = step_seconds(starts, repeats, tick)
@@ -346,8 +349,8 @@ def measure(name: str, tree: Tree, repeats: int, tick: Callable[[], None]) -> Ro
         tree,
         Times.of(stepping),
         Times.of(compiling),
-        structure_of(pair.build_ours(), compiled["adaptx"], tree),
-        structure_of(pair.build_optax(), compiled["optax"], tree),
+        structure_of(pair.build_ours(), compiled["adaptx"][0], tree),
+        structure_of(pair.build_optax(), compiled["optax"][0], tree),
         {who: Times.of(stepping, who) for who in starts if who.startswith("torch")},
         (repeats, steps["optax"], len(compiling["optax"])),
     )
@@ -402,7 +405,7 @@ QUICK_NOTE = "**QUICK RUN ON SMALL TREES: this shows that the benchmark runs. It
 LEGEND = f"""\
 Pairs are ours / optax's. A ratio is the median over the rounds of ours to optax's in the same round (torch's to optax's
 on torch's lines); A/A is the same for a second, separately compiled optax: the noise. *first call*: trace, lower and
-compile a function that no cache knows. *B/param*: bytes accessed a parameter by the compiled step. *temp*: its
+compile a function that no cache knows; the rounds of a step take the programs that came of it in turn. *B/param*: bytes accessed a parameter by the compiled step. *temp*: its
 temporary memory. Parameters and state are donated.
 
 Targets: step <= {STEP_TARGET} x max(1, A/A); first call <= {FIRST_TARGET} x max(1, A/A), on one leaf

@@ -10,6 +10,7 @@ import argparse
 import datetime
 import gc
 import importlib
+import itertools
 import os
 import platform
 import shlex
@@ -65,6 +66,13 @@ def step_seconds(
             seconds[name].append(seconds_of(starts[name](), steps[name]))
         tick()
     return seconds, steps
+
+
+def in_turn(starts: Sequence[Start]) -> Start:
+    """Each block runs another of several equal programs: a thousand kernels take up to a tenth longer in one than in
+    the next, for as long as both are in memory."""
+    turns = itertools.cycle(starts)
+    return lambda: next(turns)()
 
 
 class Times(NamedTuple):

@@ -125,6 +125,11 @@ def tree_sum(parts: list[Array], width: Any, largest: Any = jnp.inf) -> Array:
     return jnp.sum(jnp.sort(stacked)) if len(parts) > 1 else stacked[0]
 
 
+def reciprocal(x: Array) -> Array:
+    """1 / x, and 0 at 0: a factor of derivatives."""
+    return jnp.where(x == 0, 0, 1 / jnp.where(x == 0, 1, x))
+
+
 @jax.custom_jvp
 def safe_sqrt(x: Array) -> Array:
     """sqrt(x) whose derivative at 0 is 0, not infinite."""
@@ -134,7 +139,7 @@ def safe_sqrt(x: Array) -> Array:
 @safe_sqrt.defjvp
 def _safe_sqrt_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     root = jnp.sqrt(primals[0])
-    return root, jnp.where(root == 0, 0, 0.5 / jnp.where(root == 0, 1, root)) * tangents[0]
+    return root, 0.5 * reciprocal(root) * tangents[0]
 
 
 @jax.custom_jvp
@@ -149,7 +154,7 @@ def safe_div(n: Array, d: Array) -> Array:
 def _safe_div_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     (n, d), (dn, dd) = primals, tangents
     q = safe_div(n, d)
-    return q, (dn - q * dd) * jnp.where(d == 0, 0, 1 / jnp.where(d == 0, 1, d))
+    return q, (dn - q * dd) * reciprocal(d)
 
 
 def divide(n: Array, root: Array, eps: Any) -> Array:

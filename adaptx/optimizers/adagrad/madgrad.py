@@ -11,7 +11,7 @@ from jax import Array
 
 from adaptx.core.descent import Descent, and_decay
 from adaptx.core.lift import lift
-from adaptx.core.moments import Clock, Decay, abs_sq, divide
+from adaptx.core.moments import Clock, Decay, abs_sq, divide, reciprocal
 from adaptx.core.registry import Paper, optimizer
 from adaptx.core.rule import Params, Rule, copied, real_zeros, zeros
 
@@ -34,8 +34,7 @@ def safe_cbrt(x: Array) -> Array:
 @safe_cbrt.defjvp
 def _safe_cbrt_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     root = jnp.cbrt(primals[0])
-    square = root * root
-    return root, jnp.where(square == 0, 0, 1 / (3 * jnp.where(square == 0, 1, square))) * tangents[0]
+    return root, reciprocal(3 * root * root) * tangents[0]
 
 
 def madgrad_rule(momentum: Any, eps: Any) -> Rule:

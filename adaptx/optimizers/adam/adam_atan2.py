@@ -11,7 +11,7 @@ from jax import Array
 
 from adaptx.core.descent import Descent
 from adaptx.core.lift import lift
-from adaptx.core.moments import Clock, safe_div, safe_sqrt
+from adaptx.core.moments import Clock, reciprocal, safe_div, safe_sqrt
 from adaptx.core.registry import Paper, checked, optimizer
 from adaptx.core.rule import Rule
 from adaptx.optimizers.adam.adam import adam_rule
@@ -28,7 +28,7 @@ def _safe_arctan2_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     (y, x), (dy, dx) = primals, tangents
     radius = safe_sqrt(x * x + y * y)
     across = safe_div(x, radius) * dy - safe_div(y, radius) * dx
-    return safe_arctan2(y, x), across * jnp.where(radius == 0, 0, 1 / jnp.where(radius == 0, 1, radius))
+    return safe_arctan2(y, x), across * reciprocal(radius)
 
 
 def adam_atan2_rule(b1: Any, b2: Any, amplitude: Any, stretch: Any) -> Rule:
