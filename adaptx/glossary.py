@@ -78,7 +78,7 @@ _decay = functools.partial(Argument, allowed="in [0, 1)", test=_fraction, decay=
 _part = functools.partial(Argument, allowed="in [0, 1]", test=_number(lambda v: 0 <= v <= 1))
 _rate = functools.partial(
     Argument,
-    allowed="a number, array or schedule >= 0",
+    allowed="a number, 0-d array or schedule >= 0",
     test=lambda v: callable(v) or _at_least_0(v),
     schedulable=True,
 )
@@ -191,7 +191,9 @@ GLOSSARY: dict[str, Argument] = {
     "trust_coefficient": _positive("the part of its norm that a tensor moves by, times the learning rate"),
     "eps_instability": _size("added to the squared distance from the momentum, under the root"),
     "block_axis": _index("the axis along which blocks of one second moment lie", none="a tensor is one block"),
-    "blocks": _positive_count("equal parts of the axis", none="one for each index", needs="block_axis"),
+    "blocks": _positive_count(
+        "parts of the axis, each ceil(length/blocks) long while it lasts", none="one for each index", needs="block_axis"
+    ),
     "threshold": _size("the largest |g| that is dropped"),
     "initial_distance": _positive("the first distance, relative to 1 + the norm of the first parameters"),
     "tx": _transformation("the optimizer, or chain of transformations, that is wrapped"),
@@ -253,7 +255,9 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "initial_gradient_squared_accumulator_value": ("initial_accumulator",),  # TensorFlow's AdagradDA
     "l1_regularization_strength": ("l1",),
     "l2_regularization_strength": ("l2",),
-    "adafactor.eps": ("eps_root",),
+    "adafactor.eps": ("eps_root", "min_scale"),
+    "came.eps": ("eps_root", "eps_instability"),
+    "scale_by_came.eps": ("eps_root", "eps_instability"),
     "multiply_by_parameter_scale": ("min_scale",),
     "weight_decay_rate": ("weight_decay",),
     "signum.beta": ("momentum",),
@@ -261,7 +265,7 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "trust_ratio_mask": ("mask",),
     # torch and Keras
     "lr": ("learning_rate",),
-    "betas": ("b1", "b2"),
+    "betas": ("b1", "b2", "b3"),
     "beta_1": ("b1",),
     "beta_2": ("b2",),
     "epsilon": ("eps",),
@@ -297,6 +301,8 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "is_approx": ("exact",),
     "update_clipping.clipping_threshold": ("max_rms",),
     "update_clipping.threshold": ("max_rms",),
+    "scale_by_momentum.decay": ("momentum",),
+    "schedule_free.beta": ("b1",),
     "beta3": ("b3",),
     "nus": ("nu1", "nu2"),
     "degenerate_to_sgd": ("degenerated_to_sgd",),

@@ -403,10 +403,11 @@ QUICK_NOTE = "**QUICK RUN ON SMALL TREES: this shows that the benchmark runs. It
 
 
 LEGEND = f"""\
-Pairs are ours / optax's. A ratio is the median over the rounds of ours to optax's in the same round (torch's to optax's
-on torch's lines); A/A is the same for a second, separately compiled optax: the noise. *first call*: trace, lower and
-compile a function that no cache knows; the rounds of a step take the programs that came of it in turn. *B/param*: bytes accessed a parameter by the compiled step. *temp*: its
-temporary memory. Parameters and state are donated.
+Pairs are ours / optax's. A ratio is the median over the rounds of ours to optax's in the same round (torch's to
+optax's on torch's lines); A/A is the same for a second, separately compiled optax: the noise. *first call*: trace,
+lower and compile a function that no cache knows; the rounds of a step take the programs that came of it in turn.
+*B/param*: bytes accessed a parameter by the compiled step. *temp*: its temporary memory. Parameters and state are
+donated.
 
 Targets: step <= {STEP_TARGET} x max(1, A/A); first call <= {FIRST_TARGET} x max(1, A/A), on one leaf
 {FIRST_TARGET_ONE_LEAF} x; bytes accessed, temporary memory and state at most optax's (scalars are let pass).

@@ -98,14 +98,15 @@ def check_kind(name: str, kind: Any, state: Any) -> None:
         raise TypeError(f"{name}: the state must be the {kind.__name__} that init gives, got {type(state).__name__}")
 
 
-def check_state(name: str, kind: Any, state: Any, unused: list[str], scalars: Any) -> None:
+def check_state(name: str, kind: Any, state: Any, slots: Any, scalars: Any) -> None:
     """The state is what init gives: of its kind, one number in each scalar, and nothing that would be lost."""
     check_kind(name, kind, state)
     for field in ("count", *scalars):
         keys = [a.dtype for a in (scalars.get(field), getattr(state, field)) if is_key(a)]
         dtype = jnp.int32 if field == "count" else [*keys, jnp.float32][0]
         check_like(f"{name}: the state's `{field}`", jax.ShapeDtypeStruct((), dtype), getattr(state, field))
-    lost = [field for field in unused if getattr(state, field) is not None]
+    kept = {"count", *slots, *scalars}
+    lost = [field for field in state._fields if field not in kept and getattr(state, field) is not None]
     if lost:
         raise ValueError(f"{name}: the state has {', '.join(lost)}, which these arguments do not keep")
 
@@ -121,6 +122,9 @@ def matching_state(name: str, grads: Any, at: list[str], gs: list[Any], state: A
         like, slot = jax.ShapeDtypeStruct(shape, dtype), slots[field]
         return like.update(dtype=slot.dtype_of(dtype)) if isinstance(slot, Like) else jax.eval_shape(slot, like)
 
+    lacking = [field for field, tree in state.items() if tree is None and grads is not None]
+    if lacking:
+        raise ValueError(f"{name}: the state has no {', '.join(lacking)}, which these arguments need")
     by_field = {field: aligned(name, grads, tree, f"state fields `{field}`") for field, tree in state.items()}
     for field, leaves in by_field.items():
         for i, (path, g) in enumerate(zip(at, gs, strict=True)):

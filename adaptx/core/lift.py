@@ -106,7 +106,7 @@ def lift(
         return rounded(u, emitted), leave(s, slots)
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
-        checks.check_state(name, rule.State, state, [f for f, slot in rule.slots.items() if slot is None], rule.scalars)
+        checks.check_state(name, rule.State, state, first, rule.scalars)
         checks.check_inexact(name, "gradient", updates)
         grads = jax.tree.map(checks.array, updates, is_leaf=checks.is_none)
         checks.require(name, required, {**extra, "params": params})

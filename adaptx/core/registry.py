@@ -98,7 +98,7 @@ def checked(
     def public(*args: P.args, **kwargs: P.kwargs) -> T:
         for argument in [a for a in kwargs if a not in defaults]:
             ours = [a for a in RENAMED.get(f"{name}.{argument}", RENAMED.get(argument, ())) if a in defaults]
-            ours = ours or difflib.get_close_matches(argument, defaults, 1, 0.8)
+            ours = ours or difflib.get_close_matches(argument, defaults, 1, 0.85)
             hint = f"it is {' and '.join(ours)} here; " if ours else ""
             raise TypeError(f"{name}: no argument {argument}; {hint}allowed are {allowed}")
         try:

@@ -134,6 +134,7 @@ def spatial_average(hessian: Any, block_size: int | None = None) -> Any:
             arrays with fewer than three axes are left alone.
 
     Errors:
+        TypeError: what is no tree of real or complex arrays, such as a function that makes one.
         ValueError: a block_size below 1.
 
     Source: AdaHessian (Yao et al., https://arxiv.org/abs/2006.00719), section 3.2; None is its authors' choice for
@@ -141,6 +142,8 @@ def spatial_average(hessian: Any, block_size: int | None = None) -> Any:
     """
     if block_size is not None and not is_count(block_size, 1):
         raise ValueError(f"spatial_average: block_size must be an int >= 1 or None, got {shown(block_size)}")
+
+    check_inexact("spatial_average", "estimate", hessian)
 
     def averaged(h: Array) -> Array:
         if block_size is None:

@@ -258,6 +258,9 @@ def set_hyperparams(state: Any, /, by_path: Any = None, *, override: bool = Fals
 
         state = set_hyperparams(state, learning_rate=1e-4, b2=0.9999)
 
+    What only init reads (`initial_accumulator`, `initial_distance`, `d0`) is kept for the next init and changes no
+    step.
+
     Arguments:
         state: what an injected optimizer, or a chain or partition that has one, gave.
         by_path: the same as a dict, by the names that `get_hyperparams` gives: "embed/learning_rate", or a path.

@@ -13,7 +13,7 @@ from jax import Array
 from adaptx.core import checks
 from adaptx.core.combinators import with_momentum
 from adaptx.core.descent import Descent, and_decay
-from adaptx.core.lift import lift
+from adaptx.core.lift import lift, made_of
 from adaptx.core.moments import Clock, safe_sqrt, sum_sq, tree_sum
 from adaptx.core.rounding import bounded, real, wider
 from adaptx.core.rule import Rule
@@ -95,9 +95,14 @@ def clipped(
         total = tree_sum([sum_sq(g) for g in grads], wider(*(real(g.dtype) for g in grads))) if grads else None
         return [_cut(g, total, global_clipnorm) for g in grads]
 
+    name = made.name if (made := made_of(tx)) else "clipped"
+
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        checks.check_inexact(name, "gradient", updates)
+        if clipvalue is not None and any(map(jnp.iscomplexobj, jax.tree.leaves(updates))):
+            raise TypeError(f"{name}: clipvalue takes real gradients only; clipnorm takes complex ones")
         leaves, treedef = jax.tree.flatten(updates, is_leaf=checks.is_none)
-        live = [i for i, g in enumerate(leaves) if g is not None and jnp.issubdtype(jnp.result_type(g), jnp.inexact)]
+        live = [i for i, g in enumerate(leaves) if g is not None]
         working = clip([jnp.asarray(leaves[i], wider(jnp.float32, jnp.result_type(leaves[i]))) for i in live])
         for i, g in zip(live, working, strict=True):
             leaves[i] = g.astype(jnp.result_type(leaves[i]))

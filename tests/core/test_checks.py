@@ -125,6 +125,16 @@ MESSAGES: dict[str, tuple[Any, type[Exception], str]] = {
         ValueError,
         "less: the state has mu, which these arguments do not keep",
     ),
+    "a number of the tree that would be lost": (
+        lambda: adaptx.prodigy().update(X, adaptx.prodigy(growth_rate=2.0).init(X), X),
+        ValueError,
+        "prodigy: the state has largest, which these arguments do not keep",
+    ),
+    "a slot that is not there": (
+        lambda: adaptx.adam(0.1, amsgrad=True).update(X, adaptx.adam(0.1).init(X)),
+        ValueError,
+        "adam: the state has no nu_max, which these arguments need",
+    ),
     "a mask with a leaf too many": (
         lambda: _masked({"b": True, "w": True, "extra": True}),
         ValueError,

@@ -147,7 +147,7 @@ def test_chains_partitions_and_names() -> None:
         ({"b1": 1.5}, r"b1 must be in \[0, 1\), got 1.5"),
         ({"b1": None}, r"b1 must be in \[0, 1\), got None"),
         ({"eps": -1}, "eps must be >= 0, got -1"),
-        ({"learning_rate": "fast"}, "learning_rate must be a number, array or schedule >= 0, got 'fast'"),
+        ({"learning_rate": "fast"}, "learning_rate must be a number, 0-d array or schedule >= 0, got 'fast'"),
         ({"learning_rate": optax.constant_schedule(1.0)}, r"learning_rate must be a number or of shape \(\), got <"),
         ({"eps": np.ones(3)}, r"eps must be a number or of shape \(\), got float64\[3\]"),
         ({"b2": np.array([0.5, 2.0])}, r"b2 must be in \[0, 1\), got np.float64\(2.0\)"),

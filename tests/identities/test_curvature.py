@@ -487,6 +487,7 @@ square = lambda p: jnp.sum(p**2)
             "loss must give a real number a label",
         ),
         (lambda: curvature.spatial_average(jnp.ones((2, 2)), 0), ValueError, "block_size must be an int >= 1 or None"),
+        (lambda: curvature.spatial_average(lambda: jnp.ones((2, 2))), TypeError, "spatial_average: the estimate at"),
     ],
 )
 def test_bad_input_is_one_line(call: Callable[[], Any], error: type[Exception], says: str) -> None:

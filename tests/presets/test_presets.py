@@ -58,7 +58,7 @@ def test_a_value_out_of_range_is_one_line(framework: str, method: str, factory: 
 
 
 BAD = [
-    (presets.torch.adam, dict(lr=-1.0), "lr must be a number, array or schedule >= 0, got -1.0"),
+    (presets.torch.adam, dict(lr=-1.0), "lr must be a number, 0-d array or schedule >= 0, got -1.0"),
     (presets.torch.adam, dict(betas=(0.9, 1.0)), r"betas must be two numbers in \[0, 1\), got \(0.9, 1.0\)"),
     (presets.torch.adam, dict(betas=0.9), r"betas must be two numbers in \[0, 1\), got 0.9"),
     (presets.torch.adam, dict(weight_decay=None), "weight_decay must be .*, got None"),
@@ -257,6 +257,15 @@ def test_clipping_hides_no_inf_and_keeps_trees(clip: str) -> None:
     tx.update({}, tx.init({}), {})
     with pytest.raises(TypeError, match=r"the gradient at \['a'\] is int32"):
         tx.update({**g, "a": jnp.arange(2)}, tx.init(x), x)
+    with pytest.raises(TypeError, match=r"presets\.keras\.adam: the gradient at \['a'\] is str"):
+        tx.update({**g, "a": "a"}, tx.init(x), x)
+
+
+def test_values_of_complex_numbers_are_not_clipped() -> None:
+    x = {"w": jnp.ones(2, jnp.complex64)}
+    tx = presets.keras.adam(clipvalue=0.5)
+    with pytest.raises(TypeError, match=r"presets\.keras\.adam: clipvalue takes real gradients only"):
+        tx.update(x, tx.init(x), x)
 
 
 def test_huge_gradients_are_clipped_in_their_direction() -> None:

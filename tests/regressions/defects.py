@@ -144,13 +144,6 @@ def clip_by_global_norm(grads: Any) -> Any:
 
 
 @around
-def zero_by_zero(tx: Any, g: Any, s: Any, p: Any) -> tuple[Any, Any]:
-    """A distance over a sum of gradients that is still 0."""
-    u, s = tx.update(g, s, p)
-    return jax.tree.map(lambda a: a * (s.grad_sq / s.grad_sq).astype(a.dtype), u), s
-
-
-@around
 def divides_by_the_gradients(tx: Any, g: Any, s: Any, p: Any) -> tuple[Any, Any]:
     """An estimate of the distance over the norm of all gradients, which may be 0."""
     u, s = tx.update(g, s, p)

@@ -246,7 +246,7 @@ def test_semantics_of_others() -> None:
 @pytest.mark.parametrize(
     ("call", "line"),
     [
-        (lambda: sparse.adam(-1.0), "adam: learning_rate must be a number, array or schedule >= 0"),
+        (lambda: sparse.adam(-1.0), "adam: learning_rate must be a number, 0-d array or schedule >= 0"),
         (lambda: sparse.adam(0.1, bias="rows"), "adam: bias must be 'global' or 'row', got 'rows'"),
         (lambda: sparse.adagrad(0.1, seed=-1), "adagrad: seed must be an int >= 0 or None, got -1"),
         (lambda: sparse.adagrad(0.1, seed=1.5), "adagrad: seed must be an int >= 0 or None, got 1.5"),

@@ -410,7 +410,10 @@ BAD = [
     (dict(space={"mask": [1.0]}), "sweep: mask shapes the program"),
     (dict(space={"weight_decay": [0.1]}), "sweep: weight_decay is no argument of make_state and no hyperparameter"),
     (dict(space={"b1": [0.5, 1.5]}), "sweep: b1 must be in [0, 1), got 1.5"),
-    (dict(space={"learning_rate": [-1.0]}), "sweep: learning_rate must be a number, array or schedule >= 0, got -1.0"),
+    (
+        dict(space={"learning_rate": [-1.0]}),
+        "sweep: learning_rate must be a number, 0-d array or schedule >= 0, got -1.0",
+    ),
     (dict(trials=0), "sweep: trials must be an int >= 1, got 0"),
     (dict(trials=-3), "sweep: trials must be an int >= 1, got -3"),
     (dict(trials=2.5), "sweep: trials must be an int >= 1, got 2.5"),

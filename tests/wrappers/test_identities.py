@@ -171,6 +171,16 @@ def test_exact_mars_with_the_gradient_itself_corrects_nothing() -> None:
         assert_close("exact", got, expected, 1e-6)
 
 
+def test_exact_mars_takes_the_gradients_of_its_own_group() -> None:
+    """optax.partition gives every group the whole of `previous_grads`."""
+    g, p = {"m": jnp.array([3.0]), "o": jnp.array([2.0])}, {"m": jnp.array([1.0]), "o": jnp.array([7.0])}
+    group = adaptx.mars(optax.sgd(1.0), 0.5, 0.5, clip_norm=None, exact=True)
+    tx = optax.partition({"m": group, "o": optax.sgd(1.0)}, {"m": "m", "o": "o"})
+    updates, _ = tx.update(g, tx.init(g), g, previous_grads=p)
+    np.testing.assert_allclose(updates["m"], [-4.0], rtol=1e-6)  # 3 + 0.5*(3 - 1)
+    np.testing.assert_allclose(updates["o"], [-2.0])
+
+
 def test_mars_clips_each_tensor() -> None:
     tx = adaptx.mars(optax.sgd(1.0), clip_norm=2.0)
     g = {"small": jnp.array([0.6, 0.8]), "large": jnp.array([30.0, 40.0])}

@@ -22,7 +22,7 @@ def on_demand(tx: optax.GradientTransformationExtraArgs, every: int) -> optax.Gr
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         hessian, count = extra.get("hessian"), getattr(state, "count", None)  # a state without one: the lift names it
         if count is not None and hessian is not None:
-            extra["hessian"] = _left_out(updates, _asked(hessian, count, every))
+            extra["hessian"] = left_out(updates, _asked(hessian, count, every))
         return tx.update(updates, state, params, **extra)
 
     return optax.GradientTransformationExtraArgs(tx.init, update)
@@ -40,7 +40,7 @@ def _asked(hessian: Any, count: Array, every: int) -> Any:
     return jax.lax.cond(count % every == 0, due, lambda: jax.tree.map(jnp.zeros_like, like))
 
 
-def _left_out(updates: Any, hessian: Any) -> Any:
+def left_out(updates: Any, hessian: Any) -> Any:
     """The tree with Optax's MaskedNode where the updates have it."""
     masked = lambda g: isinstance(g, optax.MaskedNode)
     if not any(map(masked, jax.tree.leaves(updates, is_leaf=masked))):

@@ -97,12 +97,12 @@ def adam_mini(
         u = m/(1 - b1**t) / (sqrt(v/(1 - b2**t) + eps_root) + eps)
         x = x - learning_rate*(u + weight_decay*x)
 
-    The mean runs over the whole tensor; with `block_axis` over all that shares one index of that axis (the tokens of an
-    embedding, the neurons of a layer), or one of `blocks` equal parts of it (the heads of a query or key, where they
-    lie side by side). The last part is shorter where the number does not divide the axis, and a tensor without that
-    axis is one block. Each block needs its own scale of curvature, and which axis has it depends on the layout: a
-    kernel of Flax is (in, out), so that its neurons are `block_axis=-1`. To label leaves give `optax.partition` one
-    adam_mini for each kind.
+    The mean runs over the whole tensor; with `block_axis` over all that shares one index of that axis (the tokens of
+    an embedding, the neurons of a layer), or one of `blocks` equal parts of it (the heads of a query or key, where
+    they lie side by side). Where the number does not divide the axis, parts have ceil(length/blocks) entries while
+    they last: the last is shorter, and of 8 entries 5 blocks are 4 pairs. A tensor without that axis is one block.
+    Each block needs its own scale of curvature, and which axis has it depends on the layout: a kernel of Flax is (in,
+    out), so that its neurons are `block_axis=-1`. To label leaves give `optax.partition` one adam_mini for each kind.
 
     The authors' code finds the kinds by the names of parameters: queries and keys by heads, embedding and output layer
     as plain Adam (`adam`; in the paper by tokens), all else by tensor. Optax, torch and Keras have no Adam-mini.
