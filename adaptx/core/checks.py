@@ -122,7 +122,8 @@ def matching_state(name: str, grads: Any, at: list[str], gs: list[Any], state: A
         like, slot = jax.ShapeDtypeStruct(shape, dtype), slots[field]
         return like.update(dtype=slot.dtype_of(dtype)) if isinstance(slot, Like) else jax.eval_shape(slot, like)
 
-    lacking = [field for field, tree in state.items() if tree is None and grads is not None]
+    # Only what is like a parameter: of a tree that is one array another slot may be None itself.
+    lacking = [f for f, tree in state.items() if tree is None and grads is not None and isinstance(slots[f], Like)]
     if lacking:
         raise ValueError(f"{name}: the state has no {', '.join(lacking)}, which these arguments need")
     by_field = {field: aligned(name, grads, tree, f"state fields `{field}`") for field, tree in state.items()}
