@@ -45,7 +45,7 @@ def step_seconds(
     """Seconds a step, once a round; and the steps in a block of each. Every block starts afresh, in other memory.
 
     Python's garbage collector waits outside, as in timeit: a step that makes thousands of arrays calls for it about
-    once in thirty, it takes as long as three steps, and whether a block has such a step or not was all of its noise.
+    once in thirty, it takes as long as three steps, and whether a block has such a step or not was most of its noise.
     """
 
     def seconds_of(run: Run, steps: int) -> float:
@@ -69,8 +69,8 @@ def step_seconds(
 
 
 def in_turn(starts: Sequence[Start]) -> Start:
-    """Each block runs another of several equal programs: a thousand kernels take up to a tenth longer in one than in
-    the next, for as long as both are in memory."""
+    """Each block runs another of several equal programs: a thousand kernels take up to 15 % longer in one than in the
+    next, for as long as both are in memory."""
     turns = itertools.cycle(starts)
     return lambda: next(turns)()
 

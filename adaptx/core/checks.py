@@ -7,6 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.core import Tracer
 from jax.tree_util import keystr, tree_flatten_with_path
 
@@ -90,6 +91,16 @@ def matching_tree(name: str, grads: Any, at: list[str], gs: list[Any], tree: Any
         elif g is not None:
             check_like(f"{name}: the gradient at {path}", x, g)
     return xs
+
+
+def left_out(updates: Any, tree: Any) -> Any:
+    """The tree with Optax's MaskedNode where the updates have it."""
+    masked = lambda g: isinstance(g, optax.MaskedNode)
+    try:
+        keep = lambda g, h: g if masked(g) else h
+        return jax.tree.map(keep, updates, tree, is_leaf=lambda g: g is None or masked(g))
+    except (ValueError, TypeError, KeyError):
+        return tree  # trees that do not fit: the lift names the leaf
 
 
 def check_kind(name: str, kind: Any, state: Any) -> None:

@@ -142,7 +142,6 @@ def spatial_average(hessian: Any, block_size: int | None = None) -> Any:
     """
     if block_size is not None and not is_count(block_size, 1):
         raise ValueError(f"spatial_average: block_size must be an int >= 1 or None, got {shown(block_size)}")
-
     check_inexact("spatial_average", "estimate", hessian)
 
     def averaged(h: Array) -> Array:

@@ -13,7 +13,7 @@ from jax import Array
 from adaptx.core import checks
 from adaptx.core.combinators import with_momentum
 from adaptx.core.descent import Descent, and_decay
-from adaptx.core.lift import lift, made_of
+from adaptx.core.lift import lift
 from adaptx.core.moments import Clock, safe_sqrt, sum_sq, tree_sum
 from adaptx.core.rounding import bounded, real, wider
 from adaptx.core.rule import Rule
@@ -81,7 +81,7 @@ def descended(
 
 
 def clipped(
-    tx: optax.GradientTransformationExtraArgs, clipnorm: Any, clipvalue: Any, global_clipnorm: Any
+    name: str, tx: optax.GradientTransformationExtraArgs, clipnorm: Any, clipvalue: Any, global_clipnorm: Any
 ) -> optax.GradientTransformationExtraArgs:
     """Keras's clipping, of the gradients before all else: each tensor's norm, each value, or the norm of the tree."""
     if clipnorm is None and clipvalue is None and global_clipnorm is None:
@@ -94,8 +94,6 @@ def clipped(
             return [_cut(g, sum_sq(g), clipnorm) for g in grads]
         total = tree_sum([sum_sq(g) for g in grads], wider(*(real(g.dtype) for g in grads))) if grads else None
         return [_cut(g, total, global_clipnorm) for g in grads]
-
-    name = made.name if (made := made_of(tx)) else "clipped"
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         checks.check_inexact(name, "gradient", updates)

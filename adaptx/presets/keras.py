@@ -31,9 +31,10 @@ def _ready(
     name: str, rule: Rule, learning_rate: Any, weight_decay: Any, *clips: Any
 ) -> optax.GradientTransformationExtraArgs:
     """The rule with Keras's decay, x - learning_rate weight_decay x before the step, and its clipping."""
+    name = f"presets.keras.{name}"
     if sum(clip is not None for clip in clips) > 1:
-        raise ValueError(f"presets.keras.{name}: clipnorm, clipvalue and global_clipnorm exclude each other")
-    return clipped(descended(f"presets.keras.{name}", rule, learning_rate, weight_decay), *clips)
+        raise ValueError(f"{name}: clipnorm, clipvalue and global_clipnorm exclude each other")
+    return clipped(name, descended(name, rule, learning_rate, weight_decay), *clips)
 
 
 @preset(KERAS, _DOCS + "adagrad/")

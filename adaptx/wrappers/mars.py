@@ -15,7 +15,6 @@ from adaptx.core.moments import Decay, next_count, norm
 from adaptx.core.registry import Paper, checked
 from adaptx.core.rounding import bounded
 from adaptx.core.rule import Params, zeros
-from adaptx.optimizers.curvature.refresh import left_out
 from adaptx.wrappers.leaves import cast, first, joined, no_steps, on_leaves, working
 
 
@@ -77,7 +76,7 @@ def mars(
             checks.require("mars", ["previous_grads"], extra)
         elif given is not None:
             raise ValueError("mars: update got previous_grads, which only exact=True uses")
-        before = left_out(updates, given) if exact else state.previous
+        before = checks.left_out(updates, given) if exact else state.previous
         is_first = jnp.zeros([], bool) if exact else state.steps == 0
 
         def leaf(g: Any, x: Any, p: Any) -> Any:

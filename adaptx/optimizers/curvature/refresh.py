@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from adaptx.core.checks import left_out
+
 
 def refreshed(old: Array, new: Array, count: Array, every: int) -> Array:
     """The new average in the steps t = 1, 1 + every, 1 + 2 every, ..., else the old one; the count is t."""
@@ -38,15 +40,3 @@ def _asked(hessian: Any, count: Array, every: int) -> Any:
         return due()
     like = jax.eval_shape(due)
     return jax.lax.cond(count % every == 0, due, lambda: jax.tree.map(jnp.zeros_like, like))
-
-
-def left_out(updates: Any, hessian: Any) -> Any:
-    """The tree with Optax's MaskedNode where the updates have it."""
-    masked = lambda g: isinstance(g, optax.MaskedNode)
-    if not any(map(masked, jax.tree.leaves(updates, is_leaf=masked))):
-        return hessian
-    try:
-        keep = lambda g, h: g if masked(g) else h
-        return jax.tree.map(keep, updates, hessian, is_leaf=lambda g: g is None or masked(g))
-    except (ValueError, TypeError, KeyError):
-        return hessian  # trees that do not fit: the lift names the leaf
