@@ -97,7 +97,8 @@ def checked(
     @functools.wraps(factory)
     def public(*args: P.args, **kwargs: P.kwargs) -> T:
         for argument in [a for a in kwargs if a not in defaults]:
-            ours = [a for a in RENAMED.get(f"{name}.{argument}", RENAMED.get(argument, ())) if a in defaults]
+            ours = RENAMED.get(f"{name}.{argument}", RENAMED.get(argument, ()))
+            ours = [a for a in defaults if a in ours or argument in RENAMED.get(a, ())]  # or our name, in a preset
             ours = ours or difflib.get_close_matches(argument, defaults, 1, 0.85)
             hint = f"it is {' and '.join(ours)} here; " if ours else ""
             raise TypeError(f"{name}: no argument {argument}; {hint}allowed are {allowed}")
@@ -135,8 +136,7 @@ def check_argument(name: str, argument: str, value: Any, words: Mapping[str, Arg
     number = value.value if meaning.decay and isinstance(value, Decay) else value
     if not (meaning.test(number) or (value is None and meaning.none)):
         allowed = meaning.allowed + " or None" * bool(meaning.none)
-        injected = meaning.static and isinstance(value, Array)
-        hint = " (optax.inject_hyperparams: name it in static_args)" if injected else ""
+        hint = " (optax.inject_hyperparams: name it in static_args)" * (meaning.static and isinstance(value, Array))
         raise ValueError(f"{name}: {argument} must be {allowed}, got {shown(value)}{hint}")
     if meaning.decay and value is not None:
         Decay.of(value, f"{name}: {argument}: ")

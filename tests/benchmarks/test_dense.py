@@ -158,3 +158,24 @@ def times(ratio: float, noise: float = 1.0) -> dense.Times:
 def test_the_verdict_follows_the_targets(tree: Tree, step: dense.Times, first: dense.Times, misses: list[str]):
     same = dense.Structure(1, 0, 0, 0)
     assert dense.Row("adam", tree, step, first, same, same, {}, (5, 9, 5)).misses() == misses
+
+
+@pytest.mark.parametrize(("second", "missed"), [(1.04, 0), (1.06, 1)])
+def test_a_row_over_the_target_is_measured_again_and_that_counts(
+    second: float, missed: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    same, asked = dense.Structure(1, 0, 0, 0), []
+
+    def measure(name: str, tree: Tree, repeats: int, tick: Any) -> dense.Row:
+        asked.append((name, tree.first_calls, repeats))
+        ratio = {"adam": 1.03, "dog": 1.07}[name] if len(asked) < 3 else second
+        return dense.Row(name, tree, times(ratio), times(1.0), same, same, {}, (repeats, 9, tree.first_calls))
+
+    monkeypatch.setattr(dense, "measure", measure)
+    arguments = ["--optimizer", "adam", "--optimizer", "dog", "--tree", "64", "--out", str(tmp_path / "dense.md")]
+    assert dense.main(arguments) == 0
+    assert asked == [("adam", 7, 5), ("dog", 7, 5), ("dog", 7 * dense.MORE, 10)]
+    lines = (tmp_path / "dense.md").read_text().splitlines()
+    assert [line.split("|")[1].strip() for line in lines if line.startswith("| ")][1:] == ["adam", "dog", "dog, again"]
+    assert "1.07" in lines[[line.startswith("| dog ") for line in lines].index(True)]
+    assert f"{missed} of 2 rows miss a target" in capsys.readouterr().out

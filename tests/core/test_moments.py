@@ -219,6 +219,15 @@ def test_tree_sum_does_not_depend_on_the_order(parts: list[float], random: Any) 
     np.testing.assert_array_equal(total(parts), total(shuffled))
 
 
+def test_tree_sum_has_derivatives_and_batches() -> None:
+    total = lambda x: tree_sum(list(x), jnp.float32, np.float32([9, 9, 4])) ** 2
+    x = jnp.array([3.0, -1.0, 5.0])  # the last is cut
+    np.testing.assert_allclose(jax.grad(total)(x), [12, 12, 0])
+    np.testing.assert_allclose(jax.jvp(total, (x,), (jnp.ones(3),))[1], 24)
+    np.testing.assert_allclose(jax.hessian(total)(x), [[2, 2, 0], [2, 2, 0], [0, 0, 0]])
+    np.testing.assert_allclose(jax.vmap(total)(jnp.stack([x, x + 1])), [36, 64])
+
+
 def test_tree_sum_of_nan() -> None:
     total = tree_sum([jnp.float32(1), jnp.float32(jnp.nan)], jnp.float32)
     assert np.isnan(float(total))

@@ -22,7 +22,7 @@ FLOORS = [
     {"tune", "checkpoint", "interop"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-CORE_LINES = 630  # 500 for the foundation; then rules made from rules, needs that are trees, rounding, storage
+CORE_LINES = 640  # 500 for the foundation; then rules made of rules, needs that are trees, rounding, storage, fast sums
 
 
 def module_name(path: Path, root: Path) -> str:

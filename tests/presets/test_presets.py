@@ -95,7 +95,9 @@ def test_what_is_refused(factory: Any, kwargs: dict[str, Any], says: str) -> Non
         (presets.keras.adam, "gradient_accumulation_steps", "optax.MultiSteps"),
         (presets.keras.adafactor, "relative_step", "changes nothing"),
         (presets.optax.adam, "mu_dtype", "float32 or wider"),
-        (presets.torch.adam, "learning_rate", "allowed are lr, betas"),
+        (presets.torch.adam, "learning_rate", "it is lr here; allowed are lr, betas"),
+        (presets.torch.adam, "b1", "it is betas here"),
+        (presets.keras.adam, "eps", "it is epsilon here"),
     ],
 )
 def test_what_is_no_part_of_a_rule_has_a_line(factory: Any, argument: str, says: str) -> None:
