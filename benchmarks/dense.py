@@ -165,8 +165,9 @@ class Tree(NamedTuple):
 
     @property
     def slack(self) -> int:
-        """Bytes no verdict looks at: a scalar a leaf (a norm) and a few a tree (a count). Less than a leaf in TREES."""
-        return SCALAR_BYTES * (self.leaves + 8)
+        """Bytes no verdict looks at: a scalar a leaf (a norm, or two that are sorted and summed) and a few a tree (a
+        count). Less than a leaf in TREES."""
+        return SCALAR_BYTES * (self.leaves + 16)
 
     def abstract(self) -> dict[str, jax.ShapeDtypeStruct]:
         return {f"w{i:04d}": jax.ShapeDtypeStruct((self.size,), jnp.float32) for i in range(self.leaves)}
