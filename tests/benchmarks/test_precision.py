@@ -34,7 +34,7 @@ def test_a_quick_run_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert text in capsys.readouterr().out
 
 
-@pytest.mark.suite
+@pytest.mark.slow
 def test_the_bytes_are_learned_in_every_way() -> None:
     """Three steps of the small transformer: the same first loss, or nearly where the parameters are rounded."""
     problem = low_precision.bytes_problem(3, 2, 16)._replace(test=np.zeros((1, 2, 17), np.int32))

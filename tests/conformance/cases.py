@@ -71,6 +71,7 @@ CASES = [
 DEFAULT = [case for case in CASES if case.index == 0]
 FULLEST = [case for case in CASES if case.index == len(case.entry.cases) - 1]  # all arguments
 PER_OPTIMIZER = [case for case in CASES if case in DEFAULT or case in FULLEST]
+ONE_OF_A_FAMILY = list({case.entry.family: case for case in reversed(FULLEST)}.values())
 
 
 SHAPES: dict[str, tuple[int, ...]] = {"b": (2,), "s": (), "w": (3, 2)}

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from tests.conformance.cases import CASES, DEFAULT, FULLEST, PER_OPTIMIZER, Case
+from tests.conformance.cases import CASES, DEFAULT, FULLEST, ONE_OF_A_FAMILY, PER_OPTIMIZER, Case
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,9 +16,9 @@ class Law:
     """`check(case)` raises AssertionError when the law does not hold."""
 
     id: str
-    # In `make test`, "C": each optimizer's default case and its fullest; "D": the default; "O": the fullest. `make
-    # test-all` takes every case. The fast suite takes default cases only: of each optimizer for "C" and "D", for "O" of
-    # the one that the defect is planted in.
+    # In `make test`, "C": each optimizer's default case and its fullest; "D": the default; "O": the fullest; "F": the
+    # fullest of one optimizer of a family. `make test-all` takes every case. The fast suite takes default cases only:
+    # of each optimizer for "C" and "D", for "O" and "F" of the one that the defect is planted in.
     tier: str
     check: Callable[[Case], None]
     plant: Callable[[Case], Case]  # turns a sound case into a faulty one that the law must catch
@@ -32,7 +32,7 @@ class Law:
 
     def cases(self, every: bool = False) -> list[Case]:
         """The cases of its tier that it applies to; `every` for `make test-all`."""
-        tier = CASES if every else {"C": PER_OPTIMIZER, "D": DEFAULT, "O": FULLEST}[self.tier]
+        tier = CASES if every else {"C": PER_OPTIMIZER, "D": DEFAULT, "O": FULLEST, "F": ONE_OF_A_FAMILY}[self.tier]
         return [case for case in tier if self.applies(case)]
 
 
