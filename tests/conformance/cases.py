@@ -68,10 +68,22 @@ CASES = [
     for entry in OPTIMIZERS.values()
     for i, kwargs in enumerate(entry.cases)
 ]
+
+
+def fullest(cases: list[Case]) -> list[Case]:
+    """Of each optimizer the case with all arguments."""
+    return [case for case in cases if case.index == len(case.entry.cases) - 1]
+
+
+def one_of_a_family(cases: list[Case]) -> list[Case]:
+    """Of each family the first optimizer's fullest case."""
+    return list({case.entry.family: case for case in reversed(fullest(cases))}.values())
+
+
 DEFAULT = [case for case in CASES if case.index == 0]
-FULLEST = [case for case in CASES if case.index == len(case.entry.cases) - 1]  # all arguments
+FULLEST = fullest(CASES)
 PER_OPTIMIZER = [case for case in CASES if case in DEFAULT or case in FULLEST]
-ONE_OF_A_FAMILY = list({case.entry.family: case for case in reversed(FULLEST)}.values())
+ONE_OF_A_FAMILY = one_of_a_family(CASES)
 
 
 SHAPES: dict[str, tuple[int, ...]] = {"b": (2,), "s": (), "w": (3, 2)}

@@ -16,7 +16,7 @@ import tests.conformance.laws  # noqa: F401  (registers the laws)
 from adaptx.hyperparams import inject_hyperparams
 from adaptx.precision import Store, codecs, compress_state
 from adaptx.precision.compress import NAMED, Stored
-from tests.conformance.cases import CASES, Case, grads_like, params_like
+from tests.conformance.cases import CASES, Case, grads_like, one_of_a_family, params_like
 from tests.conformance.compare import wide
 from tests.conformance.law import LAWS
 from tests.conformance.program import RECORDED, run
@@ -62,9 +62,7 @@ def is_compressed(case: Case) -> bool:
 # Where no field of a case is one that "8bit" knows, its state is as it was, and so are its laws.
 COMPRESSED = [case for case in map(compressed, CASES) if is_compressed(case)]
 # In `make test` the fullest case of one optimizer of each family.
-ONE_OF_A_FAMILY = {
-    case.entry.family: case.id for case in reversed(COMPRESSED) if case.index == len(case.entry.cases) - 1
-}
+ONE_OF_A_FAMILY = one_of_a_family(COMPRESSED)
 
 
 def low_precision_tracks_float32(case: Case) -> None:
@@ -103,7 +101,7 @@ def check(id: str, case: Case) -> None:
 @pytest.mark.suite
 @pytest.mark.parametrize(
     "case",
-    [pytest.param(c, id=c.id, marks=() if c.id in ONE_OF_A_FAMILY.values() else pytest.mark.slow) for c in COMPRESSED],
+    [pytest.param(c, id=c.id, marks=() if c in ONE_OF_A_FAMILY else pytest.mark.slow) for c in COMPRESSED],
 )
 def test_laws(case: Case) -> None:
     """In one test, because they share their compiled programs."""
