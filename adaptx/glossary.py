@@ -313,6 +313,15 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "use_bias_correction": ("bias_correction",),
 }
 
+# Other libraries' arguments that are none here: what there is in their place.
+INSTEAD: dict[str, str] = {
+    "adam.nesterov": "nadam with momentum_decay=None is Adam with it; ",
+    "adamw.nesterov": "nadam with momentum_decay=None and weight_decay is AdamW with it; ",
+    "scale_by_adam.nesterov": "scale_by_nadam with momentum_decay=None is this with it; ",
+    "sophia.hessian_diagonal_fn": "give what it makes to update, as hessian; ",
+    "scale_by_sophia.hessian_diagonal_fn": "give what it makes to update, as hessian; ",
+}
+
 # What every docstring says, unless it says more.
 ERRORS = (
     "Errors:",

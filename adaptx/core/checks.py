@@ -32,8 +32,8 @@ def check_inexact(name: str, what: str, tree: Any) -> None:
         dtype = getattr(leaf, "dtype", type(leaf))
         if leaf is not None and not (jnp.issubdtype(dtype, jnp.inexact) and jnp.finfo(dtype).bits >= 16):
             raise TypeError(
-                f"{name}: the {what} at {paths(tree)[i]} is {getattr(dtype, '__name__', dtype)}; it must be "
-                "floating or complex (leave other leaves out with optax.masked or None)"
+                f"{name}: the {what} at {paths(tree)[i]} is {getattr(dtype, '__name__', dtype)}; it must be floating "
+                "or complex, of 16 bits or more (leave other leaves out with optax.masked or None)"
             )
 
 
@@ -89,15 +89,17 @@ def matching_tree(name: str, grads: Any, at: list[str], gs: list[Any], tree: Any
         if g is not None and what:
             check_like(f"{name}: the {what} at {path}", jax.ShapeDtypeStruct(g.shape, real(g.dtype)), x)
         elif g is not None:
-            check_like(f"{name}: the gradient at {path}", x, g)
+            at_fault = "gradient" if jnp.issubdtype(getattr(x, "dtype", bool), jnp.inexact) else "parameter"
+            check_like(f"{name}: the {at_fault} at {path}", *((x, g) if at_fault == "gradient" else (g, x)))
     return xs
 
 
 def left_out(updates: Any, tree: Any) -> Any:
-    """The tree with Optax's MaskedNode where the updates have it."""
+    """The tree with Optax's MaskedNode where the updates have it, and its arrays out of boxes such as nnx.Param."""
     masked = lambda g: isinstance(g, optax.MaskedNode)
+    bare = lambda h: jax.tree.leaves(h)[0] if len(jax.tree.leaves(h)) == 1 else h
     try:
-        keep = lambda g, h: g if masked(g) else h
+        keep = lambda g, h: g if masked(g) else bare(h)
         return jax.tree.map(keep, updates, tree, is_leaf=lambda g: g is None or masked(g))
     except (ValueError, TypeError, KeyError):
         return tree  # trees that do not fit: the lift names the leaf
@@ -193,4 +195,5 @@ def require(name: str, needs: Any, given: dict[str, Any]) -> None:
     """What the optimizer needs beside gradients and state must be there."""
     for need in needs:
         if given.get(need) is None:
-            raise ValueError(f"{name}: update needs {need}; call update(grads, state, params, ...) with it")
+            call = ", ".join(["grads, state, params", *([f"{need}=..."] if need != "params" else [])])
+            raise ValueError(f"{name}: update needs {need}; call update({call})")

@@ -16,7 +16,7 @@ from jax import Array
 
 from adaptx.core.checks import shown
 from adaptx.core.moments import Decay
-from adaptx.glossary import ERRORS, GLOSSARY, RENAMED, Argument, is_flag, is_number
+from adaptx.glossary import ERRORS, GLOSSARY, INSTEAD, RENAMED, Argument, is_flag, is_number
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -100,7 +100,7 @@ def checked(
             ours = RENAMED.get(f"{name}.{argument}", RENAMED.get(argument, ()))
             ours = [a for a in defaults if a in ours or argument in RENAMED.get(a, ())]  # or our name, in a preset
             ours = ours or difflib.get_close_matches(argument, defaults, 1, 0.85)
-            hint = f"it is {' and '.join(ours)} here; " if ours else ""
+            hint = INSTEAD.get(f"{name}.{argument}") or (f"it is {' and '.join(ours)} here; " if ours else "")
             raise TypeError(f"{name}: no argument {argument}; {hint}allowed are {allowed}")
         try:
             bound = signature.bind(*args, **kwargs)

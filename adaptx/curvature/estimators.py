@@ -86,14 +86,15 @@ def gauss_newton_bartlett(
         where: which labels count, of their shape; bools (padding is False). None counts all.
         sample: sample(key, outputs) draws labels; by default of classes, with the outputs as logits in the last axis.
         loss: loss(outputs, labels): of each label the negative logarithm of its probability, which is what makes the
-            estimate that of this loss. For a squared error (f - y)^2 / 2 draw y = f + normal(key, f.shape).
+            estimate that of this loss. Not their mean: B counts the numbers. For a squared error (f - y)^2 / 2 draw
+            y = f + normal(key, f.shape).
 
     Returns: a tree like the parameters, in float32 or wider.
 
     Errors:
         TypeError: a key that is none; integer or complex parameters.
-        ValueError: outputs that are no logits (with the default sample); losses that are not real, or none; where of
-            another shape than theirs.
+        ValueError: outputs that are no logits, or losses that are not one for each label (with the default sample);
+            losses that are not real, or none; where of another shape than theirs.
 
     Source: Sophia (Liu et al., https://arxiv.org/abs/2305.14342), algorithm 2. The authors' code multiplies by B in its
     step, not here, and clips g like a gradient.
@@ -102,7 +103,9 @@ def gauss_newton_bartlett(
 
     def mean(p: Any) -> tuple[Any, Any]:
         outputs = model(p)
-        if sample is jax.random.categorical and not getattr(outputs, "ndim", 0):
+        of_classes = sample is jax.random.categorical
+        real = hasattr(outputs, "dtype") and jnp.issubdtype(outputs.dtype, jnp.floating)
+        if of_classes and not (real and outputs.ndim):
             raise ValueError(
                 "gauss_newton_bartlett: model must give an array of logits, classes in the last axis, got "
                 f"{shown(outputs)} (of other outputs, give sample and loss)"
@@ -110,9 +113,14 @@ def gauss_newton_bartlett(
         losses = loss(outputs, jax.lax.stop_gradient(sample(key, outputs)))
         if not (hasattr(losses, "dtype") and jnp.issubdtype(losses.dtype, jnp.floating) and losses.size):
             raise ValueError(f"gauss_newton_bartlett: loss must give a real number a label, got {shown(losses)}")
+        if of_classes and losses.shape != outputs.shape[:-1]:
+            like = jax.ShapeDtypeStruct(outputs.shape[:-1], losses.dtype)
+            raise ValueError(
+                f"gauss_newton_bartlett: loss must give one number for each label, {shown(like)}, got {shown(losses)}"
+            )
         if where is None:
             return jnp.mean(losses), jnp.asarray(losses.size, accumulator_dtype(losses))
-        if jnp.shape(where) != losses.shape or not jnp.issubdtype(jnp.result_type(where), bool):
+        if np.shape(where) != losses.shape or not _is_bools(where):
             like = jax.ShapeDtypeStruct(losses.shape, bool)
             raise ValueError(f"gauss_newton_bartlett: where must be {shown(like)}, got {shown(where)}")
         count = jnp.sum(where, dtype=accumulator_dtype(losses))
@@ -167,6 +175,11 @@ def _checked(params: Any, key: Any, name: str) -> Any:
     if not (raw or (is_key(key) and not key.ndim)):
         raise TypeError(f"{name}: key must be one random key, as of jax.random.key(0), got {shown(key)}")
     return jax.tree.map(array, params)
+
+
+def _is_bools(a: Any) -> bool:
+    """An array of bools."""
+    return hasattr(a, "dtype") and a.dtype == np.bool_
 
 
 def _by_path(key: Array, tree: Any, draw: Callable[[Array, Any], Any]) -> Any:

@@ -49,6 +49,7 @@ def _negative(value: Any) -> bool:
 _EPS = _word("eps", "keeps the denominator from 0; where it is added, the equations say")
 _RHO = _word("b2", "decay of the mean of squares")
 _ONCE = "leave it out: jax.jit compiles the whole step"
+_GROUPS = "parameters that decay and those that do not are groups: optax.partition gives each its own optimizer"
 _SUM = _word("initial_accumulator", "the first value of the sum or mean of squares")
 _MOMENTUM = _word("momentum", "decay of the momentum buffer", none="")
 
@@ -80,6 +81,7 @@ TORCH = Framework(
         fused=_ONCE,
         capturable=_ONCE,
         differentiable="leave it out: every update can be differentiated",
+        mask=_GROUPS,
     ),
 )
 
@@ -125,6 +127,8 @@ KERAS = Framework(
         relative_step="leave it out: in Keras it changes nothing, the rate is capped by 1/sqrt(t) either way",
         name="leave it out: a transformation has no name",
         jit_compile=_ONCE,
+        mask=_GROUPS,
+        exclude_from_weight_decay=_GROUPS,
     ),
 )
 

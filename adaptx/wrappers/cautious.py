@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from adaptx.core import checks
 from adaptx.core.registry import Paper, checked
 from adaptx.core.rounding import real
 from adaptx.wrappers.leaves import cast, joined, on_leaves, working
@@ -42,12 +43,17 @@ def cautious(tx: Any, min_mean: Any = 1e-3) -> optax.GradientTransformationExtra
     """
     tx = optax.with_extra_args_support(tx)
 
+    def init(params: Any) -> Any:
+        checks.check_inexact("cautious", "parameter", params)
+        return tx.init(params)
+
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        checks.check_inexact("cautious", "gradient", updates)
         us, state = tx.update(updates, state, params, **extra)
         leaf = lambda g, x, u: u if g is None else _masked(g, u, min_mean)
         return on_leaves("cautious", leaf, updates, {"update of the wrapped optimizer": us}, params), state
 
-    return optax.GradientTransformationExtraArgs(tx.init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 @jax.jit

@@ -48,10 +48,12 @@ def graft(magnitude: Any, direction: Any) -> optax.GradientTransformationExtraAr
     parts = {part: optax.with_extra_args_support(tx) for part, tx in parts.items()}
 
     def init(params: Any) -> GraftState:
+        checks.check_inexact("graft", "parameter", params)
         return GraftState(**{part: tx.init(params) for part, tx in parts.items()})
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, GraftState]:
         checks.check_kind("graft", GraftState, state)
+        checks.check_inexact("graft", "gradient", updates)
         both = {part: tx.update(updates, getattr(state, part), params, **extra) for part, tx in parts.items()}
         leaf = lambda g, x, m, d: d if g is None else _grafted(m, d)
         us = on_leaves("graft", leaf, updates, {f"update of the {part}": u for part, (u, _) in both.items()}, params)

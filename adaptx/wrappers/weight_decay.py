@@ -16,6 +16,7 @@ from adaptx.core.descent import rate_at
 from adaptx.core.moments import Decay, next_count, safe_div, safe_sqrt, tree_sum
 from adaptx.core.registry import checked
 from adaptx.core.rounding import real, wider
+from adaptx.optimizers.curvature.sophia import SophiaState
 from adaptx.wrappers.cautious import agreement
 from adaptx.wrappers.leaves import cast, joined, no_steps, on_leaves, working
 
@@ -60,8 +61,10 @@ def with_weight_decay(
     (Defazio 2025, https://arxiv.org/abs/2506.02285) is their CORRECTED.
     "stable" (Xie, Sato, Sugiyama 2020, https://arxiv.org/abs/2011.11152) is AdamS with `adaptx.adam(rate)` inside. The
     mean is over all entries of the tree of `nu` in the wrapped state, after the step; b2 is the wrapped optimizer's,
-    and 0.0 says that its nu is not an average from zero. The authors' default takes AMSGrad's maximum instead. Nothing
-    decays while nu is 0; there is no eps, so it decays fast where all gradients are small.
+    and 0.0 says that its nu is not an average from zero. It must move in every step: AdaHessian's does with
+    update_every=1; Sophia's, of the Hessian itself, may be negative and does not count. The authors' default takes
+    AMSGrad's maximum instead. Nothing decays while nu is 0; there is no eps, so it decays fast where all gradients are
+    small.
     "cautious" (Chen et al. 2025, https://arxiv.org/abs/2510.12402) decays where the update pulls to zero as well, or
     not at all.
 
@@ -78,9 +81,12 @@ def with_weight_decay(
     tx, averaging = optax.with_extra_args_support(tx), None if b2 is None else Decay.of(b2)
 
     def init(params: Any) -> WeightDecayState:
+        checks.check_inexact("with_weight_decay", "parameter", params)
         inner = tx.init(params)
         if kind == "stable" and jax.tree.leaves(params) and not _second_moments(inner):
-            raise ValueError("with_weight_decay: kind 'stable' needs `nu` in the state of the wrapped optimizer")
+            raise ValueError(
+                "with_weight_decay: kind 'stable' needs `nu`, a mean of squares, in the state of the wrapped optimizer"
+            )
         return WeightDecayState(no_steps(params), inner)
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, WeightDecayState]:
@@ -124,8 +130,9 @@ def _decayed(u: Array, x: Array, size: tuple[Any, ...], kind: str) -> Array:
 
 
 def _second_moments(state: Any) -> list[Any]:
-    """Every array of a field `nu`."""
-    return [leaf for path, leaf in tree_flatten_with_path(state)[0] if GetAttrKey("nu") in path]
+    """Every array of a field `nu` that averages squares."""
+    leaves, _ = tree_flatten_with_path(state, is_leaf=lambda part: isinstance(part, SophiaState))
+    return [leaf for path, leaf in leaves if GetAttrKey("nu") in path]
 
 
 def _inverse_root_mean(nus: list[Any], b2: Decay, t: Array) -> Array:

@@ -59,14 +59,14 @@ MESSAGES: dict[str, tuple[Any, type[Exception], str]] = {
     "an integer parameter": (
         lambda: BARE.init({**X, "ids": jnp.arange(2)}),
         TypeError,
-        "bare: the parameter at ['ids'] is int32; it must be floating or complex "
-        "(leave other leaves out with optax.masked or None)",
+        "bare: the parameter at ['ids'] is int32; it must be floating or complex, "
+        "of 16 bits or more (leave other leaves out with optax.masked or None)",
     ),
     "an integer gradient, behind a None": (
         lambda: _update(BARE, {"a": None, "w": jnp.arange(6).reshape(3, 2)}),
         TypeError,
-        "bare: the gradient at ['w'] is int32; it must be floating or complex "
-        "(leave other leaves out with optax.masked or None)",
+        "bare: the gradient at ['w'] is int32; it must be floating or complex, "
+        "of 16 bits or more (leave other leaves out with optax.masked or None)",
     ),
     "a shape, against the parameters": (
         lambda: _update(BARE, {**X, "w": jnp.ones((2, 3))}, X),
@@ -86,7 +86,7 @@ MESSAGES: dict[str, tuple[Any, type[Exception], str]] = {
     "a gradient where the parameter is None": (
         lambda: _update(BARE, X, {**X, "b": None}),
         ValueError,
-        "bare: the gradient at ['b'] must be like None, got float32[2]",
+        "bare: the parameter at ['b'] must be like float32[2], got None",
     ),
     "a gradient too many": (
         lambda: _update(BARE, {**X, "extra": X["b"]}, X),
@@ -112,8 +112,8 @@ MESSAGES: dict[str, tuple[Any, type[Exception], str]] = {
     "a string for an array": (
         lambda: BARE.init({**X, "name": "adam"}),
         TypeError,
-        "bare: the parameter at ['name'] is str; it must be floating or complex "
-        "(leave other leaves out with optax.masked or None)",
+        "bare: the parameter at ['name'] is str; it must be floating or complex, "
+        "of 16 bits or more (leave other leaves out with optax.masked or None)",
     ),
     "another's state": (
         lambda: FULL.update(X, BARE.init(X)),
@@ -248,19 +248,19 @@ MESSAGES: dict[str, tuple[Any, type[Exception], str]] = {
     "an integer parameter at the update": (
         lambda: BARE.update(X, BARE.init(X), {**X, "b": jnp.arange(2)}),
         TypeError,
-        "bare: the gradient at ['b'] must be like int32[2], got float32[2]",
+        "bare: the parameter at ['b'] must be like float32[2], got int32[2]",
     ),
     "an array of words": (
         lambda: _update(BARE, {**X, "w": np.array(["a"])}),
         TypeError,
-        "bare: the gradient at ['w'] is <U1; it must be floating or complex "
-        "(leave other leaves out with optax.masked or None)",
+        "bare: the gradient at ['w'] is <U1; it must be floating or complex, "
+        "of 16 bits or more (leave other leaves out with optax.masked or None)",
     ),
     "eight bits": (
         lambda: BARE.init({"w": jnp.ones(2, jnp.float8_e4m3fn)}),
         TypeError,
-        "bare: the parameter at ['w'] is float8_e4m3fn; it must be floating or complex "
-        "(leave other leaves out with optax.masked or None)",
+        "bare: the parameter at ['w'] is float8_e4m3fn; it must be floating or complex, "
+        "of 16 bits or more (leave other leaves out with optax.masked or None)",
     ),
     "a leaf for the whole tree": (
         lambda: _update(BARE, jnp.ones(2), jnp.ones(3)),

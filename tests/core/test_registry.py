@@ -15,7 +15,7 @@ import pytest
 import adaptx
 from adaptx.core.moments import Decay
 from adaptx.core.registry import checked, optimizer
-from adaptx.glossary import RENAMED
+from adaptx.glossary import INSTEAD, RENAMED
 from adaptx.registry import GLOSSARY, OPTIMIZERS, Paper
 
 
@@ -182,6 +182,19 @@ def test_those_names_are_optax_names(optimizer: Any, arguments: list[str]) -> No
     theirs = inspect.signature(optimizer).parameters
     assert [a for a in arguments if a not in theirs] == []
     assert [a for a in arguments if a not in RENAMED and f"{optimizer.__name__}.{a}" not in RENAMED] == []
+
+
+def test_what_is_no_argument_here_has_something_in_its_place() -> None:
+    for of, hint in INSTEAD.items():
+        name, argument = of.split(".")
+        with pytest.raises(TypeError) as refusal:
+            getattr(adaptx, name)(**{argument: True})
+        assert str(refusal.value).startswith(f"{name}: no argument {argument}; {hint}allowed are ")
+    params, g = jnp.ones(2), jnp.array([0.1, -2.0])
+    theirs, ours = optax.adam(0.1, nesterov=True), adaptx.nadam(0.1, momentum_decay=None)
+    for _ in range(2):  # the words are true
+        a, b = (tx.update(g, tx.init(params), params)[0] for tx in (theirs, ours))
+        np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
 def test_renamed_leads_to_arguments_and_is_none() -> None:

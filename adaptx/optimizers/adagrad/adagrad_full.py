@@ -143,8 +143,9 @@ def adagrad_full(
     power(G, p) is taken within the range of G: power(G, 0) projects on it, power(G, -1) is the pseudo-inverse (the
     paper's choice for delta = 0; its delta is `eps`). The gradient lies in that range, so nothing moves outside of it,
     and with eps it is what the whole matrix would give. The state is S, not G, and the next S comes from a singular
-    value decomposition of S and g: directions in which gradients are 1e-5 of the largest's in float32 (10 sqrt(n)
-    machine epsilons) are still told apart, where G's eigenvalues end at the root of that; below, they count as unseen.
+    value decomposition of S and g: directions in which gradients are 10 sqrt(n) machine epsilons of the largest's (in
+    float32 1e-5 for 64 elements, 4e-5 for 1,024) are still told apart, where G's eigenvalues end at the root of that;
+    below, they count as unseen.
     With n elements a tensor takes n^2 numbers and a step n^3 operations; `max_size` is the largest n, and a larger
     tensor is refused at init. No other library has it; Shampoo's factors are an approximation.
     """

@@ -9,12 +9,11 @@ import optax
 from jax import Array
 
 from adaptx.core.descent import Descent
-from adaptx.core.lift import lift
 from adaptx.core.moments import Clock, Decay, abs_sq, debias, divide, ema, safe_sqrt
 from adaptx.core.registry import Paper, checked, optimizer
 from adaptx.core.rule import Rule, real_zeros, zeros
 from adaptx.optimizers.adam.adam import AdamState
-from adaptx.optimizers.curvature.refresh import on_demand, refreshed
+from adaptx.optimizers.curvature.refresh import lift_on_demand, refreshed
 
 
 def power(root: Array, k: Any) -> Array:
@@ -50,7 +49,7 @@ def scale_by_adahessian(
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of `adahessian`: u in its equations, before the rate, the decay and the sign."""
     rule = adahessian_rule(b1, b2, eps, hessian_power, update_every)
-    return on_demand(lift("scale_by_adahessian", rule, state_dtype=state_dtype), update_every)
+    return lift_on_demand("scale_by_adahessian", rule, update_every, state_dtype=state_dtype)
 
 
 @optimizer(
@@ -105,4 +104,4 @@ def adahessian(
     eps is 1e-8). With `update_every` above 1 the paper's v waits, and its bias correction counts the refreshes.
     """
     rule = adahessian_rule(b1, b2, eps, hessian_power, update_every)
-    return on_demand(lift("adahessian", rule, Descent(learning_rate, weight_decay, mask), state_dtype), update_every)
+    return lift_on_demand("adahessian", rule, update_every, Descent(learning_rate, weight_decay, mask), state_dtype)

@@ -9,11 +9,10 @@ import optax
 from jax import Array
 
 from adaptx.core.descent import Descent
-from adaptx.core.lift import lift
 from adaptx.core.moments import Clock, Decay, ema, safe_div
 from adaptx.core.registry import Paper, checked, optimizer
 from adaptx.core.rule import Params, Rule, real_zeros, zeros
-from adaptx.optimizers.curvature.refresh import on_demand, refreshed
+from adaptx.optimizers.curvature.refresh import lift_on_demand, refreshed
 
 
 class SophiaState(NamedTuple):
@@ -49,9 +48,8 @@ def scale_by_sophia(
     state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of `sophia`: u in its equations, before the rate, the decay and the sign."""
-    return on_demand(
-        lift("scale_by_sophia", sophia_rule(b1, b2, eps, gamma, update_every), state_dtype=state_dtype), update_every
-    )
+    rule = sophia_rule(b1, b2, eps, gamma, update_every)
+    return lift_on_demand("scale_by_sophia", rule, update_every, state_dtype=state_dtype)
 
 
 @optimizer(
@@ -110,4 +108,4 @@ def sophia(
     authors' GPT-2 runs; their class has 0.1, Optax 1e-4.
     """
     rule = sophia_rule(b1, b2, eps, gamma, update_every)
-    return on_demand(lift("sophia", rule, Descent(learning_rate, weight_decay, mask), state_dtype), update_every)
+    return lift_on_demand("sophia", rule, update_every, Descent(learning_rate, weight_decay, mask), state_dtype)
