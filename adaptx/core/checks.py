@@ -88,19 +88,20 @@ def matching_tree(name: str, grads: Any, at: list[str], gs: list[Any], tree: Any
     for path, g, x in zip(at, gs, xs, strict=True):
         if g is not None and what:
             check_like(f"{name}: the {what} at {path}", jax.ShapeDtypeStruct(g.shape, real(g.dtype)), x)
+        elif g is not None and jnp.issubdtype(getattr(x, "dtype", bool), jnp.inexact):
+            check_like(f"{name}: the gradient at {path}", x, g)
         elif g is not None:
-            at_fault = "gradient" if jnp.issubdtype(getattr(x, "dtype", bool), jnp.inexact) else "parameter"
-            check_like(f"{name}: the {at_fault} at {path}", *((x, g) if at_fault == "gradient" else (g, x)))
+            check_like(f"{name}: the parameter at {path}", g, x)
     return xs
 
 
-def left_out(updates: Any, tree: Any) -> Any:
+def laid_out_like(updates: Any, tree: Any) -> Any:
     """The tree with Optax's MaskedNode where the updates have it, and its arrays out of boxes such as nnx.Param."""
     masked = lambda g: isinstance(g, optax.MaskedNode)
     bare = lambda h: jax.tree.leaves(h)[0] if len(jax.tree.leaves(h)) == 1 else h
+    place = lambda g, h: g if masked(g) else bare(h)
     try:
-        keep = lambda g, h: g if masked(g) else bare(h)
-        return jax.tree.map(keep, updates, tree, is_leaf=lambda g: g is None or masked(g))
+        return jax.tree.map(place, updates, tree, is_leaf=lambda g: g is None or masked(g))
     except (ValueError, TypeError, KeyError):
         return tree  # trees that do not fit: the lift names the leaf
 
@@ -195,5 +196,4 @@ def require(name: str, needs: Any, given: dict[str, Any]) -> None:
     """What the optimizer needs beside gradients and state must be there."""
     for need in needs:
         if given.get(need) is None:
-            call = ", ".join(["grads, state, params", *([f"{need}=..."] if need != "params" else [])])
-            raise ValueError(f"{name}: update needs {need}; call update({call})")
+            raise ValueError(f"{name}: update needs {need}; call update(grads, state, ..., {need}={need})")

@@ -120,7 +120,7 @@ def gauss_newton_bartlett(
             )
         if where is None:
             return jnp.mean(losses), jnp.asarray(losses.size, accumulator_dtype(losses))
-        if np.shape(where) != losses.shape or not _is_bools(where):
+        if np.shape(where) != losses.shape or getattr(where, "dtype", None) != np.bool_:
             like = jax.ShapeDtypeStruct(losses.shape, bool)
             raise ValueError(f"gauss_newton_bartlett: where must be {shown(like)}, got {shown(where)}")
         count = jnp.sum(where, dtype=accumulator_dtype(losses))
@@ -175,11 +175,6 @@ def _checked(params: Any, key: Any, name: str) -> Any:
     if not (raw or (is_key(key) and not key.ndim)):
         raise TypeError(f"{name}: key must be one random key, as of jax.random.key(0), got {shown(key)}")
     return jax.tree.map(array, params)
-
-
-def _is_bools(a: Any) -> bool:
-    """An array of bools."""
-    return hasattr(a, "dtype") and a.dtype == np.bool_
 
 
 def _by_path(key: Array, tree: Any, draw: Callable[[Array, Any], Any]) -> Any:

@@ -76,7 +76,7 @@ def mars(
             checks.require("mars", ["previous_grads"], extra)
         elif given is not None:
             raise ValueError("mars: update got previous_grads, which only exact=True uses")
-        before = checks.left_out(updates, given) if exact else state.previous
+        before = checks.laid_out_like(updates, given) if exact else state.previous
         is_first = jnp.zeros([], bool) if exact else state.steps == 0
 
         def leaf(g: Any, x: Any, p: Any) -> Any:

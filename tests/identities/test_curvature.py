@@ -157,17 +157,29 @@ def test_a_module_that_can_be_called_is_a_tree() -> None:
         (lambda h: {**h, "w": h["w"][:1]}, ValueError, r"the hessian at \['w'\] must be like .*\[3, ?2\]"),
         (lambda h: {**h, "b": h["b"] * 1j}, TypeError, r"the hessian at \['b'\] must be like"),
         (lambda h: {"b": h["b"], "w": h["w"]}, ValueError, r"\['s'\] only in the gradients"),
-        (lambda h: None, (ValueError, TypeError), "update needs hessian|hessian, a function, must give a tree"),
     ],
-    ids=["shape", "complex", "leaf missing", "missing"],
+    ids=["shape", "complex", "leaf missing"],
 )
 def test_a_wrong_hessian_is_named(
-    name: str, as_function: bool, change: Callable[[Any], Any], error: Any, says: str
+    name: str, as_function: bool, change: Callable[[Any], Any], error: type[Exception], says: str
 ) -> None:
     tx, params, h = FACTORIES[name](), params_like(), change(hessian_at(0))
-    with pytest.raises(error, match=f"^{name}: .*({says})") as caught:
+    with pytest.raises(error, match=f"^{name}: .*{says}") as caught:
         tx.update(gradients()[0], tx.init(params), params, hessian=(lambda: h) if as_function else h)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_a_missing_hessian_is_named(name: str) -> None:
+    tx, params = FACTORIES[name](), params_like()
+    with pytest.raises(
+        ValueError, match=rf"^{name}: update needs hessian; call update\(grads, state, \.\.\., hessian=hessian\)$"
+    ):
+        tx.update(gradients()[0], tx.init(params), params, hessian=None)
+    with pytest.raises(
+        TypeError, match=rf"^{name}: hessian, a function, must give a tree of arrays .*, got None(\n|$)"
+    ):  # pytest adds JAX's note
+        tx.update(gradients()[0], tx.init(params), params, hessian=lambda: None)
 
 
 @pytest.mark.parametrize("name", FACTORIES)
@@ -528,14 +540,8 @@ square = lambda p: jnp.sum(p**2)
             ValueError,
             r"model must give an array of logits.*got .*bool",
         ),
-        (lambda: asked(adaptx.sophia, None), TypeError, "^sophia: hessian, a function, must give a tree .*, got None"),
         (lambda: asked(adaptx.adahessian, "x"), TypeError, "^adahessian: hessian, a function, .*, got 'x'"),
         (lambda: asked(adaptx.scale_by_sophia, {"w": "x"}, {}), TypeError, "^scale_by_sophia: hessian, a function,"),
-        (
-            lambda: adaptx.sophia(0.1).update(X, adaptx.sophia(0.1).init(X), X),
-            ValueError,
-            r"sophia: update needs hessian; call update\(grads, state, params, hessian=\.\.\.\)$",
-        ),
         (lambda: curvature.spatial_average(jnp.ones((2, 2)), 0), ValueError, "block_size must be an int >= 1 or None"),
         (lambda: curvature.spatial_average(lambda: jnp.ones((2, 2))), TypeError, "spatial_average: the estimate at"),
     ],

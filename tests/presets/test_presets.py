@@ -94,6 +94,8 @@ def test_what_is_refused(factory: Any, kwargs: dict[str, Any], says: str) -> Non
         (presets.keras.adam, "use_ema", "optax.incremental_update"),
         (presets.keras.adam, "gradient_accumulation_steps", "optax.MultiSteps"),
         (presets.keras.adafactor, "relative_step", "changes nothing"),
+        (presets.torch.adamw, "mask", "optax.partition"),
+        (presets.keras.adamw, "exclude_from_weight_decay", "optax.partition"),
         (presets.optax.adam, "mu_dtype", "float32 or wider"),
         (presets.torch.adam, "learning_rate", "it is lr here; allowed are lr, betas"),
         (presets.torch.adam, "b1", "it is betas here"),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from adaptx.core.checks import array, left_out, shown
+from adaptx.core.checks import array, laid_out_like, shown
 from adaptx.core.descent import Descent
 from adaptx.core.lift import lift
 from adaptx.core.rule import Rule
@@ -31,7 +31,7 @@ def lift_on_demand(
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         hessian, count = extra.get("hessian"), getattr(state, "count", None)  # a state without one: the lift names it
         if count is not None and hessian is not None:
-            extra["hessian"] = left_out(updates, _asked(name, hessian, count, every))
+            extra["hessian"] = laid_out_like(updates, _asked(name, hessian, count, every))
         return tx.update(updates, state, params, **extra)
 
     return optax.GradientTransformationExtraArgs(tx.init, update)
